@@ -1,0 +1,38 @@
+#!/bin/sh
+# Runs every test program of a build and prints a closing line. Usage: run.sh BUILD PROGRAM
+# Programs named test_*_ranks run under mpirun on 1, 2 and 4 ranks; test/*/test_*.sh and .py get PROGRAM as argument.
+build=$1; program=$2
+cores=$(nproc)
+passed=0; failed=0; names=
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export APTP_PROGRAM=$program APTP_MPIRUN="${MPIRUN:-mpirun} --bind-to none --oversubscribe"
+log=$build/test.log; : > "$log"
+run() { # run NAME COMMAND...
+    name=$1; shift
+    if "$@" > "$build/one.log" 2>&1; then
+        passed=$((passed + 1)); echo "  ok      $name"
+    else
+        failed=$((failed + 1)); names="$names $name"; echo "  FAILED  $name"; cat "$build/one.log"
+    fi
+    { echo "== $name"; cat "$build/one.log"; } >> "$log"
+}
+for source in $(find test -name 'test_*.c' | sort); do
+    name=${source#test/}; name=${name%.c}
+    case "$name" in
+    *_ranks)
+        for ranks in 1 2 4; do
+            threads=$((cores / ranks)); [ $threads -ge 1 ] || threads=1
+            OMP_NUM_THREADS=$threads run "$name on $ranks ranks" $APTP_MPIRUN -np $ranks "$build/test/$name"
+        done ;;
+    *) run "$name" "$build/test/$name" ;;
+    esac
+done
+for script in $(find test -name 'test_*.sh' -o -name 'test_*.py' | sort); do
+    case "$script" in
+    *.sh) run "$script" sh "$script" "$program" ;;
+    *.py) run "$script" build/venv/bin/python "$script" "$program" ;;
+    esac
+done
+[ -z "$names" ] || echo "failed:$names (all output: $log)"
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]
