@@ -1,0 +1,60 @@
+/* Communication: the only room that includes mpi.h. Every function says whether it is collective. */
+#ifndef COMM_COMM_H
+#define COMM_COMM_H
+
+#include "base/fault.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* A communicator; opaque, so that mpi.h stays here. */
+struct comm;
+
+/* Starts MPI (thread level funneled), makes failed CHECKs end the whole job, returns the communicator of all
+ * ranks. Works without mpirun as one rank. Collective. End with comm_stop. */
+struct comm *comm_start(int *argc, char ***argv);
+/* Ends MPI and frees the communicator made by comm_start. Collective. */
+void comm_stop(struct comm *comm);
+
+int comm_rank(const struct comm *comm);
+int comm_size(const struct comm *comm);
+int comm_node_rank(const struct comm *comm); /* place among the ranks of this node (shared memory), from 0 */
+int comm_node_size(const struct comm *comm);
+const char *comm_library(void); /* MPI library and version, one line */
+
+/* Ranks of equal colour form a group, ordered by rank. Collective over `comm`. Free with comm_free,
+ * collective too. */
+struct comm *comm_split(const struct comm *comm, int colour);
+void comm_free(struct comm *comm);
+
+/* All collective: */
+void comm_barrier(const struct comm *comm);
+void comm_broadcast(const struct comm *comm, int root, void *data, size_t bytes);
+/* Whether any rank passes true; the same answer on every rank. */
+bool comm_any(const struct comm *comm, bool mine);
+/* Shares failures: if any rank has a fault, every rank gets that of the lowest such rank and false is
+ * returned. */
+bool comm_agree(const struct comm *comm, struct fault *fault);
+
+/* all[] = the parts of all ranks in rank order; part r has counts[r] elements of `element` bytes. Any size.
+ * Collective. */
+void comm_gather(const struct comm *comm, const void *mine, const size_t *counts, size_t element, void *all);
+
+/* Sums over ranks in place, in rank order, so that the result is a function of the parts alone and the same
+ * on every rank. Collective. For small arrays: it gathers. */
+void comm_sum_ordered(const struct comm *comm, double *values, size_t count);
+/* Sums over ranks in place by MPI_Allreduce, host memory: equal on all ranks, to rounding the ordered sum.
+ * Collective. */
+void comm_sum(const struct comm *comm, float *values, size_t count);
+/* A nonblocking comm_sum: started here, progressed by comm_sum_test, finished by comm_sum_wait. `values` is
+ * in use until then. */
+struct comm_request;
+struct comm_request *comm_sum_start(const struct comm *comm, float *values, size_t count);
+bool comm_sum_test(struct comm_request *request);
+void comm_sum_wait(struct comm_request *request); /* frees the request */
+
+double comm_min(const struct comm *comm, double mine);
+double comm_max(const struct comm *comm, double mine);
+
+#endif
