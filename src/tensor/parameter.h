@@ -25,7 +25,9 @@ struct parameter {
     struct tensor gradient; /* fp32, summed over the step's backward passes; data NULL when frozen */
     struct parameter_part part[PARAMETER_MAX_PARTS];
     int part_count;
-    bool product; /* used in a matrix product or convolution: backends pack it */
+    int file_rank; /* rank in files: value.rank, but 4 for a matrix that files hold as a 1x1 convolution [out,
+                      in, 1, 1] */
+    bool product;  /* used in a matrix product or convolution: backends pack it */
     bool trainable;
     void *packed[PACKED_FORMS]; /* the backend's own forms, made by the backend on first use or at freezing */
     bool packed_stale[PACKED_FORMS]; /* the master has changed since */

@@ -82,7 +82,6 @@ struct node {
         struct {
             block_function function;
             const void *layer;
-            int in_count, out_count;
         } block;
     } args;
 };
@@ -95,6 +94,10 @@ bool tape_record(struct tape *tape, const struct node *node);
  * tape_gradient_done adds it to what is there already. */
 struct tensor *tape_gradient(struct tape *tape, struct tensor *x);
 void tape_gradient_done(struct tape *tape, struct tensor *x, struct tensor *contribution);
+
+/* Hands the gradient of an op's output on to an input x that it equals (a residual): moved where x has none
+ * yet, else added. To be the last use of the output's gradient. */
+void tape_gradient_pass(struct tape *tape, struct tensor *from, struct tensor *x);
 
 /* The same for ops that add to the gradient themselves (gates): zeroed on first use; NULL if none is wanted.
  */
