@@ -1,0 +1,68 @@
+#include "nn/layers.h"
+
+void linear_init(struct linear *layer, struct parameter_set *set, int64_t in, int64_t out, bool bias,
+                 const char *name)
+{
+    layer->weight = parameter_add(set, true, 2, (int64_t[]){out, in}, "%s.weight", name);
+    layer->bias = bias ? parameter_add(set, false, 1, &out, "%s.bias", name) : NULL;
+}
+
+void linear_init_stacked(struct linear *layer, struct parameter_set *set, int64_t in, int64_t out,
+                         const char *name, int parts, const char *const *suffix)
+{
+    layer->weight = parameter_add_stacked(set, out, in, name, parts, suffix);
+    layer->bias = NULL;
+}
+
+void conv_init(struct conv *layer, struct parameter_set *set, int64_t in, int64_t out, int64_t kernel,
+               int64_t stride, int64_t pad, const char *name)
+{
+    layer->pointwise = kernel == 1 && stride == 1 && pad == 0;
+    layer->geometry = (struct convolution){stride, pad, pad, pad, pad};
+    layer->weight = parameter_add(set, true, layer->pointwise ? 2 : 4, (int64_t[]){out, in, kernel, kernel},
+                                  "%s.weight", name);
+    layer->weight->file_rank = 4;
+    layer->bias = parameter_add(set, false, 1, &out, "%s.bias", name);
+}
+
+void group_norm_init(struct group_norm *layer, struct parameter_set *set, int64_t channels, int64_t groups,
+                     float epsilon, const char *name)
+{
+    layer->weight = parameter_add(set, false, 1, &channels, "%s.weight", name);
+    layer->bias = parameter_add(set, false, 1, &channels, "%s.bias", name);
+    layer->groups = groups;
+    layer->epsilon = epsilon;
+}
+
+void layer_norm_init(struct layer_norm *layer, struct parameter_set *set, int64_t channels, float epsilon,
+                     const char *name)
+{
+    layer->weight = parameter_add(set, false, 1, &channels, "%s.weight", name);
+    layer->bias = parameter_add(set, false, 1, &channels, "%s.bias", name);
+    layer->epsilon = epsilon;
+}
+
+struct tensor *linear_forward(struct tape *tape, const struct linear *layer, struct tensor *x,
+                              struct tensor *residual)
+{
+    return op_linear(tape, x, layer->weight, layer->bias, residual);
+}
+
+struct tensor *conv_forward(struct tape *tape, const struct conv *layer, struct tensor *x,
+                            struct tensor *residual)
+{
+    if (layer->pointwise) return op_linear(tape, x, layer->weight, layer->bias, residual);
+    return op_convolution(tape, layer->geometry, x, layer->weight, layer->bias, residual);
+}
+
+struct tensor *layer_norm_forward(struct tape *tape, const struct layer_norm *layer, struct tensor *x)
+{
+    return op_layer_norm(tape, x, layer->weight, layer->bias, layer->epsilon);
+}
+
+struct tensor *group_norm_forward(struct tape *tape, const struct group_norm *layer, struct tensor *x,
+                                  bool silu)
+{
+    return op_group_norm(tape, x, NULL, layer->weight, layer->bias, layer->groups, layer->epsilon, silu,
+                         GATE_NONE);
+}
