@@ -1,5 +1,21 @@
 #include "nn/layers.h"
 
+#include "base/check.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+struct module_path module_path(const char *format, ...)
+{
+    struct module_path path;
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(path.text, sizeof path.text, format, arguments);
+    va_end(arguments);
+    CHECK(length >= 0 && (size_t)length < sizeof path.text, "module path of %d characters", length);
+    return path;
+}
+
 void linear_init(struct linear *layer, struct parameter_set *set, int64_t in, int64_t out, bool bias,
                  const char *name)
 {

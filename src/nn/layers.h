@@ -34,6 +34,12 @@ struct layer_norm {
     float epsilon;
 };
 
+/* A module's path, "down_blocks.0.resnets.1.conv1"; printf-like, at most 159 characters. */
+struct module_path {
+    char text[160];
+};
+__attribute__((format(printf, 1, 2))) struct module_path module_path(const char *format, ...);
+
 /* `name` is the module path without ".weight"; the text is copied. */
 void linear_init(struct linear *layer, struct parameter_set *set, int64_t in, int64_t out, bool bias,
                  const char *name);

@@ -1,9 +1,5 @@
 #include "nn/resnet_block.h"
 
-#include <stdio.h>
-
-enum { NAME_SIZE = 160 };
-
 struct gate gate_width(struct tensor *gates, struct gate_place place)
 {
     return gates ? (struct gate){gates, place.first, place.count} : GATE_NONE;
@@ -18,17 +14,18 @@ void resnet_block_init(struct resnet_block *block, struct parameter_set *set, st
                        const char *name)
 {
     int64_t inner = size.out / size.groups * size.kept_groups;
-    char path[NAME_SIZE];
-#define PATH(suffix) (snprintf(path, sizeof path, "%s.%s", name, suffix), path)
-    group_norm_init(&block->norm1, set, size.in, size.groups, size.epsilon, PATH("norm1"));
-    conv_init(&block->conv1, set, size.in, inner, 3, 1, 1, PATH("conv1"));
-    linear_init(&block->time_emb_proj, set, size.temb, inner, true, PATH("time_emb_proj"));
-    group_norm_init(&block->norm2, set, inner, size.kept_groups, size.epsilon, PATH("norm2"));
-    conv_init(&block->conv2, set, inner, size.out, 3, 1, 1, PATH("conv2"));
+    group_norm_init(&block->norm1, set, size.in, size.groups, size.epsilon,
+                    module_path("%s.norm1", name).text);
+    conv_init(&block->conv1, set, size.in, inner, 3, 1, 1, module_path("%s.conv1", name).text);
+    linear_init(&block->time_emb_proj, set, size.temb, inner, true,
+                module_path("%s.time_emb_proj", name).text);
+    group_norm_init(&block->norm2, set, inner, size.kept_groups, size.epsilon,
+                    module_path("%s.norm2", name).text);
+    conv_init(&block->conv2, set, inner, size.out, 3, 1, 1, module_path("%s.conv2", name).text);
     block->has_shortcut = size.in != size.out;
     if (block->has_shortcut)
-        conv_init(&block->conv_shortcut, set, size.in, size.out, 1, 1, 0, PATH("conv_shortcut"));
-#undef PATH
+        conv_init(&block->conv_shortcut, set, size.in, size.out, 1, 1, 0,
+                  module_path("%s.conv_shortcut", name).text);
 }
 
 /* in: hidden, skip, temb, gates */

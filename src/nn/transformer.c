@@ -3,10 +3,7 @@
 #include "base/check.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
-
-enum { NAME_SIZE = 160 };
 
 static const float GROUP_NORM_EPSILON = 1e-6f; // of the transformer's own norm, whatever norm_eps is
 static const float LAYER_NORM_EPSILON = 1e-5f;
@@ -21,49 +18,49 @@ static void layer_init(struct transformer_layer *layer, struct parameter_set *se
     layer->self_heads = kept->self_heads;
     layer->cross_heads = kept->cross_heads;
     layer->head_size = size->head_size;
-    char path[NAME_SIZE];
-#define PATH(suffix) (snprintf(path, sizeof path, "%s.%s", name, suffix), path)
-    layer_norm_init(&layer->norm1, set, channels, LAYER_NORM_EPSILON, PATH("norm1"));
-    linear_init_stacked(&layer->to_qkv, set, channels, self_width, PATH("attn1"), 3,
+    layer_norm_init(&layer->norm1, set, channels, LAYER_NORM_EPSILON, module_path("%s.norm1", name).text);
+    linear_init_stacked(&layer->to_qkv, set, channels, self_width, module_path("%s.attn1", name).text, 3,
                         (const char *[]){".to_q.weight", ".to_k.weight", ".to_v.weight"});
-    linear_init(&layer->self_out, set, self_width, channels, true, PATH("attn1.to_out.0"));
-    layer_norm_init(&layer->norm2, set, channels, LAYER_NORM_EPSILON, PATH("norm2"));
-    linear_init(&layer->to_q, set, channels, cross_width, false, PATH("attn2.to_q"));
-    linear_init_stacked(&layer->to_kv, set, size->text, cross_width, PATH("attn2"), 2,
+    linear_init(&layer->self_out, set, self_width, channels, true,
+                module_path("%s.attn1.to_out.0", name).text);
+    layer_norm_init(&layer->norm2, set, channels, LAYER_NORM_EPSILON, module_path("%s.norm2", name).text);
+    linear_init(&layer->to_q, set, channels, cross_width, false, module_path("%s.attn2.to_q", name).text);
+    linear_init_stacked(&layer->to_kv, set, size->text, cross_width, module_path("%s.attn2", name).text, 2,
                         (const char *[]){".to_k.weight", ".to_v.weight"});
-    linear_init(&layer->cross_out, set, cross_width, channels, true, PATH("attn2.to_out.0"));
-    layer_norm_init(&layer->norm3, set, channels, LAYER_NORM_EPSILON, PATH("norm3"));
-    linear_init(&layer->ff_in, set, channels, 2 * kept->ff_inner, true, PATH("ff.net.0.proj"));
-    linear_init(&layer->ff_out, set, kept->ff_inner, channels, true, PATH("ff.net.2"));
-#undef PATH
+    linear_init(&layer->cross_out, set, cross_width, channels, true,
+                module_path("%s.attn2.to_out.0", name).text);
+    layer_norm_init(&layer->norm3, set, channels, LAYER_NORM_EPSILON, module_path("%s.norm3", name).text);
+    linear_init(&layer->ff_in, set, channels, 2 * kept->ff_inner, true,
+                module_path("%s.ff.net.0.proj", name).text);
+    linear_init(&layer->ff_out, set, kept->ff_inner, channels, true, module_path("%s.ff.net.2", name).text);
 }
 
 void transformer_init(struct transformer *transformer, struct parameter_set *set,
                       const struct transformer_size *size, const char *name)
 {
     int64_t channels = size->channels;
-    char path[NAME_SIZE];
-#define PATH(suffix) (snprintf(path, sizeof path, "%s.%s", name, suffix), path)
-    group_norm_init(&transformer->norm, set, channels, size->groups, GROUP_NORM_EPSILON, PATH("norm"));
+    group_norm_init(&transformer->norm, set, channels, size->groups, GROUP_NORM_EPSILON,
+                    module_path("%s.norm", name).text);
     transformer->linear_projection = size->linear_projection;
     if (size->linear_projection)
-        linear_init(&transformer->proj_in_linear, set, channels, channels, true, PATH("proj_in"));
+        linear_init(&transformer->proj_in_linear, set, channels, channels, true,
+                    module_path("%s.proj_in", name).text);
     else
-        conv_init(&transformer->proj_in_conv, set, channels, channels, 1, 1, 0, PATH("proj_in"));
+        conv_init(&transformer->proj_in_conv, set, channels, channels, 1, 1, 0,
+                  module_path("%s.proj_in", name).text);
 
     transformer->layers = size->layers;
     transformer->layer = check_calloc((size_t)size->layers, sizeof *transformer->layer);
     for (int i = 0; i < size->layers; i++) {
-        snprintf(path, sizeof path, "%s.transformer_blocks.%d", name, i);
-        char layer_name[NAME_SIZE];
-        snprintf(layer_name, sizeof layer_name, "%s", path);
-        layer_init(&transformer->layer[i], set, size, &size->layer[i], layer_name);
+        layer_init(&transformer->layer[i], set, size, &size->layer[i],
+                   module_path("%s.transformer_blocks.%d", name, i).text);
     }
     if (size->linear_projection)
-        linear_init(&transformer->proj_out_linear, set, channels, channels, true, PATH("proj_out"));
+        linear_init(&transformer->proj_out_linear, set, channels, channels, true,
+                    module_path("%s.proj_out", name).text);
     else
-        conv_init(&transformer->proj_out_conv, set, channels, channels, 1, 1, 0, PATH("proj_out"));
-#undef PATH
+        conv_init(&transformer->proj_out_conv, set, channels, channels, 1, 1, 0,
+                  module_path("%s.proj_out", name).text);
 }
 
 void transformer_clear(struct transformer *transformer)
