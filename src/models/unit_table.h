@@ -29,9 +29,19 @@ struct depth_unit {
     int level; /* distance from the outside: 0 for the first down block and the last up block */
 };
 
+/* A weight that a unit's width gate slices: along `axis`, which is `repeats` equal parts (2 in the GEGLU
+ * projection), each of them the unit's `width` equal ranges. A mask keeps the ranges of its ones. */
+struct unit_slice {
+    char name[160]; /* PyTorch name */
+    int unit;
+    int axis, repeats;
+};
+
 struct unit_table {
     struct unit *unit;
     int units;
+    struct unit_slice *slice;
+    int slices;
     struct depth_unit *depth;
     int depth_entries;
     int width_entries;
