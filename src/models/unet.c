@@ -172,7 +172,7 @@ static void build_down(struct builder *builder, int level, struct unet_block *bl
 {
     struct unet *unet = builder->unet;
     const struct unet_config *config = &unet->config;
-    int64_t channels = config->channels[level], in[UNET_MAX_LAYERS];
+    int64_t channels = config->channels[level], in[UNET_MAX_LAYERS] = {0};
     for (int i = 0; i < config->layers[level]; i++)
         in[i] = i ? channels : config->channels[level ? level - 1 : 0];
     build_block(builder, block, false, level, config->layers[level], in, config->down_attention[level],
@@ -207,7 +207,7 @@ static void build_up(struct builder *builder, int index, struct unet_block *bloc
         config->channels[level + 1 < config->levels ? level + 1 : level]; // what the block before hands on
     int64_t outer = config->channels[level ? level - 1 : 0];              // width of the outermost skip
     int resnets = config->layers[level] + 1;
-    int64_t in[UNET_MAX_LAYERS];
+    int64_t in[UNET_MAX_LAYERS] = {0};
     for (int i = 0; i < resnets; i++) in[i] = (i ? channels : below) + (i == resnets - 1 ? outer : channels);
     build_block(builder, block, true, level, resnets, in, config->up_attention[level],
                 module_path("up_blocks.%d", index).text);

@@ -11,7 +11,7 @@
 
 enum unit_kind { UNIT_RESNET, UNIT_SELF_ATTENTION, UNIT_CROSS_ATTENTION, UNIT_FEED_FORWARD };
 
-enum { UNIT_PATH_SIZE = 96 };
+enum { UNIT_PATH_SIZE = 160 };
 
 /* A unit with a width gate. */
 struct unit {
