@@ -44,7 +44,7 @@ static void add_slice(struct builder *builder, int axis, int repeats, const char
     table->slice = check_realloc(table->slice, (size_t)(table->slices + 1) * sizeof *table->slice);
     struct unit_slice *slice = &table->slice[table->slices++];
     *slice = (struct unit_slice){.unit = table->units - 1, .axis = axis, .repeats = repeats};
-    snprintf(slice->name, sizeof slice->name, "%s%s", path, suffix);
+    memcpy(slice->name, module_path("%s%s", path, suffix).text, sizeof slice->name);
 }
 
 /* Adds a depth entry; returns its index, and whether the shape drops it. */
