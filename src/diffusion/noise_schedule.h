@@ -1,0 +1,30 @@
+/* The forward process: Stable Diffusion's scaled-linear noise schedule, targets and loss weights (METHOD
+ * section 4). */
+#ifndef DIFFUSION_NOISE_SCHEDULE_H
+#define DIFFUSION_NOISE_SCHEDULE_H
+
+#include <stdint.h>
+
+enum { TRAIN_TIMESTEPS = 1000 };
+
+/* What the UNet predicts: the noise eps, or v = sqrt(abar) eps - sqrt(1 - abar) z0. */
+enum prediction { PREDICTION_V, PREDICTION_EPSILON };
+
+struct noise_schedule {
+    enum prediction prediction;
+    double alpha_bar[TRAIN_TIMESTEPS]; /* product of 1 - beta up to and including t */
+};
+
+/* betas = linspace(sqrt(0.00085), sqrt(0.012), 1000)^2 */
+struct noise_schedule noise_schedule_scaled_linear(enum prediction prediction);
+
+/* One sample of `count` elements at `timestep` in [0, 1000): noisy = sqrt(abar) latent + sqrt(1 - abar)
+ * noise, and the training target. Arrays may not overlap. */
+void noise_schedule_add_noise(const struct noise_schedule *schedule, int timestep, int64_t count,
+                              const float *latent, const float *noise, float *noisy, float *target);
+
+/* Min-SNR weight of a sample's loss: min(snr + 1, gamma) / (snr + 1) for v, min(snr, gamma) / snr for eps; 1
+ * if gamma is 0. */
+double noise_schedule_min_snr(const struct noise_schedule *schedule, int timestep, double gamma);
+
+#endif

@@ -1,0 +1,112 @@
+#include "train/optimiser.h"
+
+#include "base/check.h"
+#include "tensor/backend.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static float **new_arrays(struct parameter_set *set)
+{
+    float **array = check_calloc((size_t)set->count, sizeof *array);
+    for (int i = 0; i < set->count; i++)
+        array[i] = set->backend->ops->memory_new(set->backend, tensor_bytes(&set->items[i]->value));
+    return array;
+}
+
+static void free_arrays(struct parameter_set *set, float **array)
+{
+    if (!array) return;
+    for (int i = 0; i < set->count; i++)
+        set->backend->ops->memory_free(set->backend, array[i], tensor_bytes(&set->items[i]->value));
+    free(array);
+}
+
+void optimiser_init(struct optimiser *optimiser, const struct optimiser_config *config,
+                    struct parameter_set *parameters)
+{
+    *optimiser = (struct optimiser){.config = *config, .parameters = parameters};
+    optimiser->first = new_arrays(parameters);
+    optimiser->second = new_arrays(parameters);
+    if (config->ema_decay == 0) return;
+    optimiser->average = new_arrays(parameters);
+    for (int i = 0; i < parameters->count; i++) {
+        struct tensor *value = &parameters->items[i]->value;
+        parameters->backend->ops->average(parameters->backend, 0, value->data, optimiser->average[i],
+                                          tensor_count(value));
+    }
+}
+
+void optimiser_clear(struct optimiser *optimiser)
+{
+    free_arrays(optimiser->parameters, optimiser->first);
+    free_arrays(optimiser->parameters, optimiser->second);
+    free_arrays(optimiser->parameters, optimiser->average);
+    *optimiser = (struct optimiser){0};
+}
+
+double optimiser_learning_rate(const struct optimiser *optimiser)
+{
+    const struct optimiser_config *config = &optimiser->config;
+    if (optimiser->step + 1 >= config->warmup_steps) return config->learning_rate;
+    return config->learning_rate * (double)(optimiser->step + 1) / (double)config->warmup_steps;
+}
+
+/* The sum of one parameter's gradient over the ranks. Gradients are exchanged in host memory. */
+static void sum_over_ranks(const struct comm *comm, struct parameter_set *set, struct tensor *gradient,
+                           bool deterministic)
+{
+    size_t count = (size_t)tensor_count(gradient), bytes = tensor_bytes(gradient);
+    float *values = check_malloc(bytes);
+    set->backend->ops->download(set->backend, values, gradient->data, bytes);
+    if (deterministic) {
+        double *wide = check_malloc(count * sizeof *wide);
+        for (size_t i = 0; i < count; i++) wide[i] = values[i];
+        comm_sum_ordered(comm, wide, count);
+        for (size_t i = 0; i < count; i++) values[i] = (float)wide[i];
+        free(wide);
+    } else {
+        comm_sum(comm, values, count);
+    }
+    set->backend->ops->upload(set->backend, gradient->data, values, bytes);
+    free(values);
+}
+
+double optimiser_update(struct optimiser *optimiser, const struct comm *comm, bool deterministic)
+{
+    struct parameter_set *set = optimiser->parameters;
+    struct backend *backend = set->backend;
+    const struct optimiser_config *config = &optimiser->config;
+    double squares = 0;
+    for (int i = 0; i < set->count; i++) {
+        struct tensor *gradient = &set->items[i]->gradient;
+        if (comm_size(comm) > 1) sum_over_ranks(comm, set, gradient, deterministic);
+        squares += backend->ops->sum_of_squares(backend, gradient->data, tensor_count(gradient));
+    }
+    double norm = sqrt(squares);
+    if (!isfinite(norm)) {
+        optimiser->skipped++;
+        return norm;
+    }
+    struct adamw adamw = {.learning_rate = (float)optimiser_learning_rate(optimiser),
+                          .beta1 = (float)config->beta1,
+                          .beta2 = (float)config->beta2,
+                          .epsilon = (float)config->epsilon,
+                          .weight_decay = (float)config->weight_decay,
+                          .step = ++optimiser->step,
+                          .gradient_scale = config->clip_norm > 0 && norm > config->clip_norm
+                                                ? (float)(config->clip_norm / norm)
+                                                : 1};
+    double ramp = (1.0 + (double)optimiser->step) / (10.0 + (double)optimiser->step);
+    float decay = (float)fmin(config->ema_decay, ramp);
+    for (int i = 0; i < set->count; i++) {
+        struct parameter *parameter = set->items[i];
+        int64_t count = tensor_count(&parameter->value);
+        backend->ops->adamw(backend, &adamw, parameter->value.data, parameter->gradient.data,
+                            optimiser->first[i], optimiser->second[i], count);
+        for (int form = 0; form < PACKED_FORMS; form++) parameter->packed_stale[form] = true;
+        if (optimiser->average)
+            backend->ops->average(backend, decay, parameter->value.data, optimiser->average[i], count);
+    }
+    return norm;
+}

@@ -1,0 +1,39 @@
+/* AdamW over a model's parameters, with gradients summed over the ranks of a group, and a moving average of
+ * the weights. */
+#ifndef TRAIN_OPTIMISER_H
+#define TRAIN_OPTIMISER_H
+
+#include "comm/comm.h"
+#include "tensor/parameter.h"
+
+struct optimiser_config {
+    double learning_rate;
+    int64_t warmup_steps; /* linear from 0 */
+    double beta1, beta2, epsilon, weight_decay;
+    double clip_norm; /* largest norm of the whole gradient, 0 = no clipping */
+    double ema_decay; /* 0 = no average; ramped as (1 + step) / (10 + step) at the start */
+};
+
+/* State of a training run: one pair of moments (and an average) a parameter, in the backend's memory. */
+struct optimiser {
+    struct optimiser_config config;
+    struct parameter_set *parameters;   /* borrowed, trainable */
+    float **first, **second, **average; /* [parameters][elements]; average NULL without EMA */
+    int64_t step;                       /* updates made */
+    int64_t skipped;                    /* steps whose gradient was not finite */
+};
+
+/* Allocates zeroed moments, and averages that start as the weights; free with optimiser_clear. */
+void optimiser_init(struct optimiser *optimiser, const struct optimiser_config *config,
+                    struct parameter_set *parameters);
+void optimiser_clear(struct optimiser *optimiser);
+
+/* Learning rate of the next update. */
+double optimiser_learning_rate(const struct optimiser *optimiser);
+
+/* Sums the gradients over `comm` (in rank order if `deterministic`), and makes one update with them. A
+ * gradient that is not finite changes nothing but the count of skipped steps. Returns the norm of the
+ * gradient. Collective. */
+double optimiser_update(struct optimiser *optimiser, const struct comm *comm, bool deterministic);
+
+#endif
