@@ -33,7 +33,8 @@ struct unet_config {
 /* Reads a config.json text. A key that is not implemented is accepted at diffusers' default and refused by
  * name at any other value; keys that begin with "_" are ignored; unknown keys are refused. `name` is for
  * messages. */
-bool unet_config_parse(struct unet_config *config, const char *json, const char *name, struct fault *fault);
+bool unet_config_parse(struct unet_config *config, const char *json, const char *name, int ff_entries,
+                       struct fault *fault);
 
 /* What each unit keeps: a hard mask, in the table's order. NULL pointers: everything. */
 struct unet_shape {
