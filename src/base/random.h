@@ -24,6 +24,7 @@ enum random_stream {
     RANDOM_SPLIT = 11,           /* train/validation split; sample = item */
     RANDOM_TEST = 12,            /* tests */
     RANDOM_BENCH = 13,           /* inputs of `bench` */
+    RANDOM_ROUTER = 14, /* initial predictor and codes; sample = block of the predictor, then the codes */
 };
 
 /* The address of a sequence of numbers. */
