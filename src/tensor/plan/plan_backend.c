@@ -1,0 +1,118 @@
+/* The plan backend's table. Slots that take scratch or packed memory are the CPU's own: they take it here
+ * too, and touch nothing (cpu_backend.plan). The others do nothing: NOTHING(slot, parameters) is such a
+ * function. */
+#include "tensor/plan/plan_backend.h"
+
+#include "tensor/cpu/kernels.h"
+
+#include <string.h>
+
+/* An address that is not NULL and must not be used. */
+static void *memory_new_plan(struct backend *backend, size_t bytes)
+{
+    struct cpu_backend *cpu = cpu_backend(backend);
+    cpu->bytes += bytes;
+    if (cpu->bytes > cpu->bytes_peak) cpu->bytes_peak = cpu->bytes;
+    return arena_range_none().base;
+}
+
+static void memory_free_plan(struct backend *backend, void *memory, size_t bytes)
+{
+    (void)memory;
+    cpu_backend(backend)->bytes -= bytes;
+}
+
+static struct arena_range arena_range_plan(struct backend *backend)
+{
+    (void)backend;
+    return arena_range_none();
+}
+
+static void download_plan(struct backend *backend, void *to_host, const void *from, size_t bytes)
+{
+    (void)backend, (void)from;
+    memset(to_host, 0, bytes);
+}
+
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#define NOTHING(slot, ...)                                                                                   \
+    static void slot(struct backend *backend, __VA_ARGS__) {}
+
+static void synchronize_plan(struct backend *backend) {}
+
+NOTHING(upload_plan, void *to, const void *from_host, size_t bytes)
+NOTHING(fill_zero_plan, void *memory, size_t bytes)
+NOTHING(layer_norm_forward_plan, const struct tensor *x, const struct tensor *weight,
+        const struct tensor *bias, float epsilon, struct tensor *y, struct tensor *statistics)
+NOTHING(activation_forward_plan, enum activation kind, const struct tensor *x, struct tensor *y)
+NOTHING(activation_backward_plan, enum activation kind, const struct tensor *x, const struct tensor *dy,
+        struct tensor *dx)
+NOTHING(add_plan, const struct tensor *a, const struct tensor *b, struct tensor *y)
+NOTHING(depth_mix_forward_plan, const struct tensor *x, const struct tensor *f, struct gate gate,
+        struct tensor *y)
+NOTHING(cast_plan, const struct tensor *x, struct tensor *y)
+NOTHING(scale_plan, const struct tensor *x, float factor, struct tensor *y)
+NOTHING(concat_forward_plan, const struct tensor *a, const struct tensor *b, struct tensor *y)
+NOTHING(concat_backward_plan, const struct tensor *dy, struct tensor *da, struct tensor *db)
+NOTHING(upsample_forward_plan, const struct tensor *x, struct tensor *y)
+NOTHING(upsample_backward_plan, const struct tensor *dy, struct tensor *dx)
+NOTHING(timestep_embedding_plan, const struct tensor *timesteps, bool flip_sin_to_cos, float shift,
+        struct tensor *y)
+NOTHING(embedding_forward_plan, const struct tensor *ids, const struct tensor *table, struct tensor *y)
+NOTHING(embedding_backward_plan, const struct tensor *ids, const struct tensor *dy, struct tensor *dtable)
+NOTHING(masked_mean_forward_plan, const struct tensor *x, const struct tensor *mask, struct tensor *y)
+NOTHING(masked_mean_backward_plan, const struct tensor *mask, const struct tensor *dy, struct tensor *dx)
+NOTHING(squared_error_backward_plan, const struct tensor *a, const struct tensor *b,
+        const struct tensor *seed, struct tensor *da)
+NOTHING(adamw_plan, const struct adamw *adamw, float *value, const float *gradient, float *first_moment,
+        float *second_moment, int64_t count)
+NOTHING(average_plan, float decay, const float *value, float *average, int64_t count)
+
+const struct backend_ops plan_ops = {
+    .name = "plan",
+    .supports = supports_cpu,
+    .memory_new = memory_new_plan,
+    .memory_free = memory_free_plan,
+    .arena_range = arena_range_plan,
+    .upload = upload_plan,
+    .download = download_plan,
+    .synchronize = synchronize_plan,
+    .fill_zero = fill_zero_plan,
+    .pack = pack_cpu,
+    .packed_free = packed_free_cpu,
+    .linear_forward = linear_forward_cpu,
+    .linear_backward_input = linear_backward_input_cpu,
+    .linear_backward_weight = linear_backward_weight_cpu,
+    .convolution_forward = convolution_forward_cpu,
+    .convolution_backward_input = convolution_backward_input_cpu,
+    .convolution_backward_weight = convolution_backward_weight_cpu,
+    .group_norm_forward = group_norm_forward_cpu,
+    .group_norm_backward = group_norm_backward_cpu,
+    .layer_norm_forward = layer_norm_forward_plan,
+    .layer_norm_backward = layer_norm_backward_cpu,
+    .attention_forward = attention_forward_cpu,
+    .attention_backward = attention_backward_cpu,
+    .geglu_forward = geglu_forward_cpu,
+    .geglu_backward = geglu_backward_cpu,
+    .activation_forward = activation_forward_plan,
+    .activation_backward = activation_backward_plan,
+    .add = add_plan,
+    .depth_mix_forward = depth_mix_forward_plan,
+    .depth_mix_backward = depth_mix_backward_cpu,
+    .cast = cast_plan,
+    .scale = scale_plan,
+    .concat_forward = concat_forward_plan,
+    .concat_backward = concat_backward_plan,
+    .upsample_forward = upsample_forward_plan,
+    .upsample_backward = upsample_backward_plan,
+    .timestep_embedding = timestep_embedding_plan,
+    .embedding_forward = embedding_forward_plan,
+    .embedding_backward = embedding_backward_plan,
+    .masked_mean_forward = masked_mean_forward_plan,
+    .masked_mean_backward = masked_mean_backward_plan,
+    .squared_error_forward = squared_error_forward_cpu,
+    .squared_error_backward = squared_error_backward_plan,
+    .adamw = adamw_plan,
+    .average = average_plan,
+    .sum_of_squares = sum_of_squares_cpu,
+};
