@@ -45,7 +45,8 @@ def write(name, model, attributes=None, **groups):
             file.create_group(group)
             for key, value in datasets.items():
                 value = as_array(value)
-                packed = value.dtype.kind != "O" and value.nbytes > 4096
+                # Random weights do not shrink, and every compressed dataset costs an index; long integer arrays do.
+                packed = value.dtype.kind == "i" and value.nbytes > 65536
                 options = dict(compression="gzip", compression_opts=9, shuffle=True) if packed else {}
                 file.create_dataset(f"{group}/{key}", data=value, **options)
     print(f"{path.name:40s} {path.stat().st_size:9,d} bytes")
