@@ -13,6 +13,7 @@ from diffusers.models.attention_processor import Attention
 
 import fixture
 import units
+from router import budget_target
 
 
 @dataclass
@@ -92,6 +93,8 @@ def check_sd21(at):
             assert abs(value / 1e9 - expected) < 0.0051, (size, value, expected)
     for size, share in {32: 0.858, 96: 0.892}.items():
         assert abs(at[size].prunable / at[size].total - share) < 0.0005
+    for size, target in {32: 0.604, 96: 0.619}.items():
+        assert abs(budget_target(0.66, at[size].total, at[size].prunable) - target) < 0.0005
 
 
 def paper_convention(unet, size):
