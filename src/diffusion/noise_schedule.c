@@ -1,6 +1,7 @@
 #include "diffusion/noise_schedule.h"
 
 #include "base/check.h"
+#include "base/random.h"
 
 #include <math.h>
 
@@ -25,9 +26,20 @@ void noise_schedule_add_noise(const struct noise_schedule *schedule, int timeste
     float signal = (float)sqrt(schedule->alpha_bar[timestep]);
     float sigma = (float)sqrt(1 - schedule->alpha_bar[timestep]);
     for (int64_t i = 0; i < count; i++) {
-        noisy[i] = signal * latent[i] + sigma * noise[i];
-        target[i] = schedule->prediction == PREDICTION_V ? signal * noise[i] - sigma * latent[i] : noise[i];
+        float eps = noise[i];
+        noisy[i] = signal * latent[i] + sigma * eps;
+        target[i] = schedule->prediction == PREDICTION_V ? signal * eps - sigma * latent[i] : eps;
     }
+}
+
+int noise_schedule_draw(const struct noise_schedule *schedule, uint64_t seed, uint64_t step, uint64_t sample,
+                        int64_t count, const float *latent, float *noisy, float *target)
+{
+    int timestep =
+        (int)random_below((struct random_key){seed, RANDOM_TIMESTEP, step, sample}, 0, TRAIN_TIMESTEPS);
+    random_normal((struct random_key){seed, RANDOM_NOISE, step, sample}, (uint64_t)count, noisy);
+    noise_schedule_add_noise(schedule, timestep, count, latent, noisy, noisy, target);
+    return timestep;
 }
 
 double noise_schedule_min_snr(const struct noise_schedule *schedule, int timestep, double gamma)

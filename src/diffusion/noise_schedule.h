@@ -19,9 +19,15 @@ struct noise_schedule {
 struct noise_schedule noise_schedule_scaled_linear(enum prediction prediction);
 
 /* One sample of `count` elements at `timestep` in [0, 1000): noisy = sqrt(abar) latent + sqrt(1 - abar)
- * noise, and the training target. Arrays may not overlap. */
+ * noise, and the training target. `noisy` may be `noise`. */
 void noise_schedule_add_noise(const struct noise_schedule *schedule, int timestep, int64_t count,
                               const float *latent, const float *noise, float *noisy, float *target);
+
+/* The training case of one sample (METHOD section 4): timestep uniform in [0, 1000) and standard normal
+ * noise, functions of (seed, step, sample), sample being its place in the global batch. Returns the timestep.
+ */
+int noise_schedule_draw(const struct noise_schedule *schedule, uint64_t seed, uint64_t step, uint64_t sample,
+                        int64_t count, const float *latent, float *noisy, float *target);
 
 /* Min-SNR weight of a sample's loss: min(snr + 1, gamma) / (snr + 1) for v, min(snr, gamma) / snr for eps; 1
  * if gamma is 0. */

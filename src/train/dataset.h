@@ -1,0 +1,45 @@
+/* The training side of data.h5: latents, token states and embeddings of one split, read ahead on a thread.
+ *
+ * Local to the rank. Not more than two batches are in memory. */
+#ifndef TRAIN_DATASET_H
+#define TRAIN_DATASET_H
+
+#include "base/fault.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What is known of a split before anything is read. */
+struct dataset_info {
+    int64_t items;                   /* N */
+    int64_t flips;                   /* 1, or 2: the picture and its mirror image */
+    int64_t height, width, channels; /* of latents */
+    int64_t tokens, text_width;      /* T, D of the token states */
+    int64_t embedding_width;         /* of z */
+};
+
+/* Host arrays of `count` samples; owned by the data set, valid until the next dataset_take. */
+struct batch {
+    int64_t count;
+    float *latents;     /* [B, H, W, C] */
+    float *text_states; /* [B, T, D] */
+    float *text_mask;   /* [B, T], 0 = padding */
+    float *embeddings;  /* [B, embedding_width] */
+};
+
+struct dataset;
+
+/* Opens the group `split` ("train", "validation") of a data file and checks the shapes of all that is read.
+ * Close with dataset_close. */
+bool dataset_open(const char *path, const char *split, struct dataset **dataset, struct fault *fault);
+void dataset_close(struct dataset *dataset); /* NULL allowed */
+const struct dataset_info *dataset_info(const struct dataset *dataset);
+
+/* Starts reading `count` items, item[i] with its mirror image where flip[i] is 1; an item of -1 is the empty
+ * prompt with zero latents. The arrays are copied. One request at a time: ask again after dataset_take. */
+void dataset_ask(struct dataset *dataset, int64_t count, const int64_t *item, const int *flip);
+
+/* Waits for the batch that was asked for. A fault is a file that broke while it was read. */
+bool dataset_take(struct dataset *dataset, struct batch *batch, struct fault *fault);
+
+#endif
