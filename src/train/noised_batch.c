@@ -1,0 +1,77 @@
+#include "train/noised_batch.h"
+
+#include "base/check.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int64_t latent_size(const struct dataset_info *info)
+{
+    return info->height * info->width * info->channels;
+}
+
+static void reserve(struct noised_batch *noised, const struct dataset_info *info, int64_t count)
+{
+    noised->count = count;
+    if (count <= noised->capacity) return;
+    size_t samples = (size_t)count * sizeof(float), size = (size_t)latent_size(info);
+    noised->noisy = check_realloc(noised->noisy, samples * size);
+    noised->target = check_realloc(noised->target, samples * size);
+    noised->timesteps = check_realloc(noised->timesteps, samples);
+    noised->weight = check_realloc(noised->weight, samples);
+    noised->text_states =
+        check_realloc(noised->text_states, samples * (size_t)(info->tokens * info->text_width));
+    noised->text_mask = check_realloc(noised->text_mask, samples * (size_t)info->tokens);
+    noised->capacity = count;
+}
+
+void noised_batch_clear(struct noised_batch *noised)
+{
+    free(noised->noisy);
+    free(noised->target);
+    free(noised->timesteps);
+    free(noised->weight);
+    free(noised->text_states);
+    free(noised->text_mask);
+    *noised = (struct noised_batch){0};
+}
+
+void noised_batch_make(struct noised_batch *noised, const struct noise_schedule *schedule,
+                       const struct dataset_info *info, const struct batch *batch, uint64_t seed,
+                       uint64_t step, uint64_t first_sample, double gamma)
+{
+    reserve(noised, info, batch->count);
+    int64_t size = latent_size(info);
+    for (int64_t i = 0; i < batch->count; i++) {
+        int timestep = noise_schedule_draw(schedule, seed, step, first_sample + (uint64_t)i, size,
+                                           batch->latents + i * size, noised->noisy + i * size,
+                                           noised->target + i * size);
+        noised->timesteps[i] = (float)timestep;
+        noised->weight[i] = (float)noise_schedule_min_snr(schedule, timestep, gamma);
+    }
+    size_t samples = (size_t)batch->count * sizeof(float);
+    memcpy(noised->text_states, batch->text_states, samples * (size_t)(info->tokens * info->text_width));
+    memcpy(noised->text_mask, batch->text_mask, samples * (size_t)info->tokens);
+}
+
+struct unet_input noised_batch_input(struct tape *tape, const struct noised_batch *noised,
+                                     const struct dataset_info *info, int64_t first, int64_t count)
+{
+    enum dtype dtype = tape_dtype(tape);
+    int64_t latents[] = {count, info->height, info->width, info->channels};
+    int64_t states[] = {count, info->tokens, info->text_width};
+    return (struct unet_input){
+        .latents = tape_input(tape, dtype, 4, latents, noised->noisy + first * latent_size(info)),
+        .timesteps = tape_input(tape, DTYPE_F32, 1, &count, noised->timesteps + first),
+        .text =
+            tape_input(tape, dtype, 3, states, noised->text_states + first * info->tokens * info->text_width),
+        .text_mask = tape_input(tape, DTYPE_F32, 2, states, noised->text_mask + first * info->tokens),
+    };
+}
+
+struct tensor *noised_batch_target(struct tape *tape, const struct noised_batch *noised,
+                                   const struct dataset_info *info, int64_t first, int64_t count)
+{
+    int64_t dim[] = {count, info->height, info->width, info->channels};
+    return tape_input(tape, DTYPE_F32, 4, dim, noised->target + first * latent_size(info));
+}
