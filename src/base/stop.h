@@ -1,0 +1,32 @@
+/* Requests to stop early: SIGUSR1 or SIGTERM, a wall-clock limit, a file named `stop` in the run's folder.
+ *
+ * A phase asks at the end of each step, for all ranks together, writes a checkpoint, and ends with a fault of
+ * EXIT_CODE_STOPPED:
+ *
+ *     if (comm_any(run->comm, stop_asked(run->stop))) ...
+ */
+#ifndef BASE_STOP_H
+#define BASE_STOP_H
+
+#include <stdbool.h>
+
+struct stop {
+    double deadline;    /* of timer_now; infinity: none */
+    double next_poll;   /* the file is looked for at most once a second */
+    char *file;         /* "FOLDER/stop", owned; NULL: not looked for (ranks other than 0) */
+    bool asked;         /* once true it stays so */
+    const char *reason; /* "signal", "wall-clock limit", "file stop", or NULL */
+};
+
+/* Installs the signal handlers (the only state outside of `stop`: a handler has no other way). `limit` is in
+ * seconds from now, 0 = none. `folder` may be NULL. Free with stop_clear. */
+void stop_init(struct stop *stop, double limit, const char *folder);
+void stop_clear(struct stop *stop);
+
+/* Whether this rank was asked to stop. Local. */
+bool stop_asked(struct stop *stop);
+
+/* Removes the file `stop`, so that the next run goes on. Local. */
+void stop_remove_file(const struct stop *stop);
+
+#endif

@@ -1,0 +1,186 @@
+/* The one table of deck keys, and the config struct of each phase that it fills.
+ *
+ * A key's row (keys.c) has its path, type, default, allowed values, unit, a line of help, and its place in
+ * the config struct of every phase that uses it. The rows drive checking, --help, the full effective deck and
+ * the README's reference: a new key is one row and one field. No phase looks into a deck. */
+#ifndef PHASES_KEYS_H
+#define PHASES_KEYS_H
+
+#include "base/fault.h"
+#include "base/log.h"
+#include "diffusion/noise_schedule.h"
+#include "io/deck.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum phase_id {
+    PHASE_PREPARE,
+    PHASE_PRETRAIN,
+    PHASE_PRUNE,
+    PHASE_ASSIGN,
+    PHASE_BENCH,
+    PHASE_VERIFY,
+    PHASES,
+};
+
+struct integer_list {
+    int64_t *value;
+    int count;
+};
+struct string_list {
+    char **value;
+    int count;
+};
+
+enum precision { PRECISION_FP32, PRECISION_BF16, PRECISION_AUTO };
+enum run_backend { RUN_BACKEND_CPU };
+enum latent_kind { LATENT_PIXEL, LATENT_HAAR };
+enum lr_scale { LR_SCALE_SQRT_BATCH, LR_SCALE_NONE };
+enum codes_init { CODES_INIT_ORTHOGONAL, CODES_INIT_KMEANS };
+
+/* Strings and lists of all structs belong to them; no string is NULL ("" is "none"). Paths are ready to open:
+ * names of the chain's files (files.*) are already put into run.folder. */
+
+/* run.*: every phase */
+struct run_cfg {
+    int64_t seed;
+    char *folder;    /* of the run: outputs, checkpoints, CSV logs, the file `stop` */
+    int64_t threads; /* per rank, 0: what OpenMP decides */
+    enum log_level log;
+    bool log_all_ranks;
+    double wall_clock_limit; /* seconds, 0: none */
+    enum run_backend backend;
+    enum precision precision;
+};
+
+struct prepare_cfg {
+    struct run_cfg run;
+    char *data_file;        /* written */
+    char *source;           /* index, folder or tar (io/index.h) */
+    char *sentence_encoder; /* folder of a sentence-transformers model */
+    int64_t image_size;     /* pixels a side */
+    enum latent_kind latent;
+    bool flips; /* store the mirrored pictures too */
+    double validation_fraction;
+    int64_t max_tokens; /* of a caption's token states */
+    int64_t text_batch; /* captions encoded at a time */
+    int64_t shard_size; /* samples a shard file */
+    int64_t bad_picture_limit;
+    int64_t max_pixels; /* of a source picture */
+};
+
+struct pretrain_cfg {
+    struct run_cfg run;
+    char *data_file;    /* read */
+    char *teacher_file; /* written */
+    char *unet;         /* a diffusers config.json */
+    int64_t steps, batch, micro_batch;
+    double learning_rate;
+    int64_t lr_warmup;
+    double beta1, beta2, epsilon, weight_decay, clip_norm, ema_decay;
+    enum prediction prediction;
+    double min_snr; /* gamma, 0: off */
+    double prompt_dropout;
+    bool recompute;
+    bool deterministic; /* comm.deterministic */
+    int64_t checkpoint_every;
+    int64_t sample_every; /* 0: never */
+    struct string_list sample_prompts;
+    double sample_guidance;
+    int64_t sample_steps;
+    bool half; /* weights written as IEEE half */
+};
+
+struct prune_cfg {
+    struct run_cfg run;
+    char *data_file, *teacher_file; /* read */
+    char *router_file;              /* written */
+    int64_t warmup_steps, steps;    /* `steps` come after the warm-up */
+    int64_t batch, micro_batch;
+    double learning_rate;
+    enum lr_scale lr_scale;
+    int64_t lr_warmup;
+    double beta1, beta2, epsilon, weight_decay;
+    double budget;           /* p, of the total MACs */
+    int64_t macs_resolution; /* of the latents that the budget is counted at, 0: the training latents */
+    int64_t final_draws;     /* draws that the stored one is chosen among; 1: the last step's draw */
+    double min_snr;          /* gamma, 0: off */
+    bool recompute;
+    int64_t checkpoint_every;
+
+    int64_t experts;      /* K */
+    double gamma, offset; /* Gumbel-sigmoid: temperature and b */
+    int normal_form;      /* enum normal_form */
+    bool mac_weights;
+    enum codes_init codes_init;
+    bool depth_gates;
+    int64_t ff_entries;
+
+    double transport_eps;
+    int64_t transport_iterations;
+
+    double w_ddpm, w_distill_out, w_distill_block, w_resource, w_contrastive, w_spread_max, w_spread_std;
+    double tau;        /* of the contrastive loss */
+    int resource_form; /* enum resource_form */
+};
+
+struct assign_cfg {
+    struct run_cfg run;
+    char *data_file, *router_file;        /* read */
+    char *assignment_file;                /* written */
+    int64_t batch;                        /* prompts at a time */
+    struct integer_list macs_resolutions; /* latents that the ratio is also printed at */
+};
+
+struct bench_cfg {
+    struct run_cfg run;
+    char *teacher_file, *router_file; /* read */
+    char *bench_file;                 /* written */
+    bool experts;                     /* also those of the router file */
+    struct integer_list resolutions;  /* latents a side */
+    struct integer_list batch_sizes;
+    int64_t tokens, repeats;
+};
+
+struct verify_cfg {
+    struct run_cfg run;
+    char *reference;
+    enum precision precision; /* not auto */
+    double tolerance;         /* 0: DESIGN's default of each quantity */
+};
+
+/* The config of one phase; `run` is the first member of each. */
+union phase_cfg {
+    struct run_cfg run;
+    struct prepare_cfg prepare;
+    struct pretrain_cfg pretrain;
+    struct prune_cfg prune;
+    struct assign_cfg assign;
+    struct bench_cfg bench;
+    struct verify_cfg verify;
+};
+
+const char *phase_name(enum phase_id phase);    /* "prune" */
+const char *phase_meaning(enum phase_id phase); /* one line */
+/* The phase of that name, or PHASES. */
+enum phase_id phase_find(const char *name);
+
+/* The phase that the deck names with `phase = "prune";`. Faults are EXIT_CODE_DECK, here and below. */
+bool keys_phase(const struct deck *deck, enum phase_id *phase, struct fault *fault);
+
+/* Checks every setting of the deck (unknown key, key of another phase, wrong type, not allowed, missing) and
+ * the rules between keys, and fills the config. Nothing is left to free after a fault. */
+bool keys_fill(const struct deck *deck, enum phase_id phase, union phase_cfg *cfg, struct fault *fault);
+void keys_free(enum phase_id phase, union phase_cfg *cfg);
+
+/* The full effective deck: every key of the phase with its value, defaults too; a valid deck that gives the
+ * same config. The deck must have passed keys_fill. The caller frees it. */
+char *keys_effective_deck(const struct deck *deck, enum phase_id phase);
+
+/* The keys of a phase, for --help PHASE; all keys as a Markdown table, for the README. */
+void keys_help(FILE *stream, enum phase_id phase);
+void keys_markdown(FILE *stream);
+
+#endif
