@@ -43,15 +43,14 @@ static bool describe(struct dataset *dataset, struct fault *fault)
                    &latents, fault) ||
         !h5_expect(reader, dataset_name(dataset, "text_states", name), 3,
                    (int64_t[]){latents.shape[0], -1, -1}, &states, fault) ||
-        !h5_expect(reader, dataset_name(dataset, "text_lengths", name), 1, (int64_t[]){latents.shape[0]},
+        !h5_expect(reader, dataset_name(dataset, "text_length", name), 1, (int64_t[]){latents.shape[0]},
                    &ignored, fault) ||
-        !h5_expect(reader, dataset_name(dataset, "embeddings", name), 2, (int64_t[]){latents.shape[0], -1},
+        !h5_expect(reader, dataset_name(dataset, "embedding", name), 2, (int64_t[]){latents.shape[0], -1},
                    &embeddings, fault) ||
-        !h5_expect(reader, "empty_prompt/text_states", 3, (int64_t[]){1, states.shape[1], states.shape[2]},
-                   &ignored, fault) ||
-        !h5_expect(reader, "empty_prompt/text_lengths", 1, (int64_t[]){1}, &ignored, fault) ||
-        !h5_expect(reader, "empty_prompt/embeddings", 2, (int64_t[]){1, embeddings.shape[1]}, &ignored,
-                   fault))
+        !h5_expect(reader, "empty/text_states", 2, (int64_t[]){states.shape[1], states.shape[2]}, &ignored,
+                   fault) ||
+        !h5_expect(reader, "empty/text_length", 1, (int64_t[]){1}, &ignored, fault) ||
+        !h5_expect(reader, "empty/embedding", 1, (int64_t[]){embeddings.shape[1]}, &ignored, fault))
         return false;
     *info = (struct dataset_info){.items = latents.shape[0],
                                   .flips = latents.shape[1],
@@ -141,22 +140,26 @@ static bool read_latent(struct dataset *dataset, int64_t item, int flip, float *
     return true;
 }
 
-static bool read_text(struct dataset *dataset, const char *group, int64_t item, float *states, float *mask,
-                      float *embedding)
+/* The text of one item, or of the empty prompt (item -1), which the file holds without an item dimension. */
+static bool read_text(struct dataset *dataset, int64_t item, float *states, float *mask, float *embedding)
 {
     const struct dataset_info *info = &dataset->info;
+    const char *group = item < 0 ? "empty" : dataset->split;
+    int64_t first = item < 0 ? 0 : item;
     char name[NAME_SIZE];
     int32_t length;
     snprintf(name, sizeof name, "%s/text_states", group);
-    if (!h5_read_float(dataset->reader, name, item, 1, states, &dataset->fault)) return false;
-    snprintf(name, sizeof name, "%s/text_lengths", group);
-    if (!h5_read_int32(dataset->reader, name, item, 1, &length, &dataset->fault)) return false;
+    if (!h5_read_float(dataset->reader, name, first, item < 0 ? info->tokens : 1, states, &dataset->fault))
+        return false;
+    snprintf(name, sizeof name, "%s/text_length", group);
+    if (!h5_read_int32(dataset->reader, name, first, 1, &length, &dataset->fault)) return false;
     if (length < 1 || length > info->tokens)
         return fault_raise(&dataset->fault, EXIT_CODE_INPUT, "%s: %s[%lld] = %d, 1..%lld allowed",
-                           h5_path(dataset->reader), name, (long long)item, length, (long long)info->tokens);
+                           h5_path(dataset->reader), name, (long long)first, length, (long long)info->tokens);
     for (int64_t t = 0; t < info->tokens; t++) mask[t] = t < length;
-    snprintf(name, sizeof name, "%s/embeddings", group);
-    return h5_read_float(dataset->reader, name, item, 1, embedding, &dataset->fault);
+    snprintf(name, sizeof name, "%s/embedding", group);
+    return h5_read_float(dataset->reader, name, first, item < 0 ? info->embedding_width : 1, embedding,
+                         &dataset->fault);
 }
 
 static void *fill(void *argument)
@@ -168,14 +171,12 @@ static void *fill(void *argument)
             text_size = info->tokens * info->text_width;
     for (int64_t i = 0; i < dataset->count; i++) {
         int64_t item = dataset->item[i];
-        bool empty = item < 0;
         float *latent = batch->latents + i * latent_size;
-        if (empty)
+        if (item < 0)
             memset(latent, 0, (size_t)latent_size * sizeof *latent);
         else if (!read_latent(dataset, item, dataset->flip[i], latent))
             return NULL;
-        if (!read_text(dataset, empty ? "empty_prompt" : dataset->split, empty ? 0 : item,
-                       batch->text_states + i * text_size, batch->text_mask + i * info->tokens,
+        if (!read_text(dataset, item, batch->text_states + i * text_size, batch->text_mask + i * info->tokens,
                        batch->embeddings + i * info->embedding_width))
             return NULL;
     }

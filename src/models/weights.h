@@ -1,0 +1,35 @@
+/* Weights between a parameter_set and files: PyTorch names and layouts in both (DESIGN section 6). */
+#ifndef MODELS_WEIGHTS_H
+#define MODELS_WEIGHTS_H
+
+#include "base/fault.h"
+#include "tensor/parameter.h"
+
+struct h5_reader;
+struct h5_writer;
+struct safetensors;
+
+/* Fills a set (allocated, not frozen) from the group `group` ("weights") of an HDF5 file. Every part must be
+ * there with its shape, and the group must hold nothing else: what is missing, extra or of another shape is
+ * named. */
+bool weights_read_h5(struct parameter_set *set, struct h5_reader *reader, const char *group,
+                     struct fault *fault);
+
+/* The same from a safetensors file. `ignored`: names that may be there beside (a buffer such as
+ * position_ids), ends with NULL; may be NULL. */
+bool weights_read_safetensors(struct parameter_set *set, const struct safetensors *file,
+                              const char *const *ignored, struct fault *fault);
+
+/* Writes a group of an HDF5 file: the masters, or `values[parameter][elements]` in the backend's memory when
+ * not NULL (moments, averages: the same names and shapes). `half`: as IEEE half. */
+bool weights_write_h5(const struct parameter_set *set, float *const *values, struct h5_writer *writer,
+                      const char *group, bool half, struct fault *fault);
+
+/* Reads such a group back into values[parameter][elements] in the backend's memory. */
+bool weights_read_values_h5(const struct parameter_set *set, float *const *values, struct h5_reader *reader,
+                            const char *group, struct fault *fault);
+
+/* Shape of a part as files hold it (PyTorch): [rows, ...]; returns its rank. */
+int weights_file_shape(const struct parameter *parameter, int part, int64_t shape[TENSOR_MAX_RANK]);
+
+#endif
