@@ -21,6 +21,7 @@ struct dataset {
     int64_t count, capacity;
     int64_t *item;
     int *flip;
+    bool *drop_prompt;
     struct batch filling, taken;
     int64_t taken_capacity;
     float *planes; // [C, H, W] of one latent as the file has it
@@ -101,6 +102,7 @@ void dataset_close(struct dataset *dataset)
     batch_free(&dataset->taken);
     free(dataset->item);
     free(dataset->flip);
+    free(dataset->drop_prompt);
     free(dataset->planes);
     free(dataset);
 }
@@ -183,17 +185,20 @@ static void *fill(void *argument)
     return NULL;
 }
 
-void dataset_ask(struct dataset *dataset, int64_t count, const int64_t *item, const int *flip)
+void dataset_ask(struct dataset *dataset, int64_t count, const int64_t *item, const int *flip,
+                 const bool *drop_prompt)
 {
     CHECK(!dataset->asked, "a batch is asked for before the last one was taken");
     dataset->item = check_realloc(dataset->item, (size_t)count * sizeof *item);
     dataset->flip = check_realloc(dataset->flip, (size_t)count * sizeof *flip);
+    dataset->drop_prompt = check_realloc(dataset->drop_prompt, (size_t)count * sizeof *drop_prompt);
     for (int64_t i = 0; i < count; i++) {
-        CHECK(item[i] < dataset->info.items && flip[i] >= 0 && flip[i] < dataset->info.flips,
+        CHECK(item[i] >= 0 && item[i] < dataset->info.items && flip[i] >= 0 && flip[i] < dataset->info.flips,
               "item %lld, flip %d of %lld items", (long long)item[i], flip[i],
               (long long)dataset->info.items);
         dataset->item[i] = item[i];
         dataset->flip[i] = flip[i];
+        dataset->drop_prompt[i] = drop_prompt && drop_prompt[i];
     }
     dataset->count = count;
     batch_reserve(&dataset->info, &dataset->filling, &dataset->capacity, count);

@@ -35,9 +35,11 @@ bool dataset_open(const char *path, const char *split, struct dataset **dataset,
 void dataset_close(struct dataset *dataset); /* NULL allowed */
 const struct dataset_info *dataset_info(const struct dataset *dataset);
 
-/* Starts reading `count` items, item[i] with its mirror image where flip[i] is 1; an item of -1 is the empty
- * prompt with zero latents. The arrays are copied. One request at a time: ask again after dataset_take. */
-void dataset_ask(struct dataset *dataset, int64_t count, const int64_t *item, const int *flip);
+/* Starts reading `count` items: item[i], its mirror image where flip[i] is 1, and the empty prompt in the
+ * place of its own where drop_prompt[i] (NULL: nowhere). The arrays are copied. One request at a time: ask
+ * again after dataset_take. */
+void dataset_ask(struct dataset *dataset, int64_t count, const int64_t *item, const int *flip,
+                 const bool *drop_prompt);
 
 /* Waits for the batch that was asked for. A fault is a file that broke while it was read. */
 bool dataset_take(struct dataset *dataset, struct batch *batch, struct fault *fault);

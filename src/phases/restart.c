@@ -1,0 +1,48 @@
+#include "phases/restart.h"
+
+#include "io/deck.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool is_free(const char *path, const char *const *prefixes)
+{
+    for (; *prefixes; prefixes++)
+        if (strncmp(path, *prefixes, strlen(*prefixes)) == 0) return true;
+    return false;
+}
+
+/* Every setting of `a` that matters has the same value in `b`. */
+static bool same_settings(const struct deck *a, const struct deck *b, const char *const *free_prefixes,
+                          const char *file, struct fault *fault)
+{
+    bool same = true;
+    for (int i = 0; same && i < a->count; i++) {
+        const struct deck_setting *here = &a->setting[i], *there = deck_find(b, here->path);
+        if (is_free(here->path, free_prefixes)) continue;
+        char *now = deck_value_text(&here->value), *then = there ? deck_value_text(&there->value) : NULL;
+        same = then && strcmp(now, then) == 0;
+        if (!same)
+            fault_raise(fault, EXIT_CODE_DECK,
+                        "%s was written with %s = %s, the deck now says %s: go on with the same deck, or "
+                        "remove the checkpoint",
+                        file, here->path, then ? then : "nothing", now);
+        free(now);
+        free(then);
+    }
+    return same;
+}
+
+bool restart_check_deck(struct h5_reader *checkpoint, const char *deck, const char *const *free_prefixes,
+                        struct fault *fault)
+{
+    char *text;
+    if (!h5_attribute_string(checkpoint, "/", "deck", &text, fault)) return false;
+    struct deck then = {0}, now = {0};
+    bool ok = deck_parse(&then, text, h5_path(checkpoint), fault) && deck_parse(&now, deck, "deck", fault) &&
+              same_settings(&now, &then, free_prefixes, h5_path(checkpoint), fault);
+    deck_clear(&then);
+    deck_clear(&now);
+    free(text);
+    return ok;
+}

@@ -1,0 +1,14 @@
+/* Whether a checkpoint belongs to the run that wants to go on from it. */
+#ifndef PHASES_RESTART_H
+#define PHASES_RESTART_H
+
+#include "base/fault.h"
+#include "io/hdf5_file.h"
+
+/* Compares the deck that a checkpoint was written with to the present one, setting by setting. Settings whose
+ * path begins with one of `free_prefixes` (ends with NULL) may differ: they do not change what is computed.
+ * Any other difference is a fault that names it with both values. */
+bool restart_check_deck(struct h5_reader *checkpoint, const char *deck, const char *const *free_prefixes,
+                        struct fault *fault);
+
+#endif
