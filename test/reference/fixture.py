@@ -36,7 +36,8 @@ def write(name, model, attributes=None, **groups):
     """Writes FOLDER/<name>.h5. Each keyword names a group and holds {dataset name: value}."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.h5"
-    # Readable by HDF5 1.10, and small: the oldest format spends kilobytes on every group. Creation times are off: same seed, same bytes.
+    # Readable by HDF5 1.10, and small: the oldest format spends kilobytes on every group.
+    # Creation times are off: same seed, same bytes.
     with h5py.File(path, "w", libver=("v108", "v110")) as file:
         file.attrs["model"] = model
         for key, value in (attributes or {}).items():

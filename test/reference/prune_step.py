@@ -13,7 +13,7 @@ import macs
 import router
 import units
 
-B, K, D = 6, 3, 16  # prompts, codes, width of z
+B, K, D = 6, 3, 8  # prompts, codes, width of z
 LATENT, TOKENS = 8, 5
 PAPER = dict(w_distill_out=0.2, w_distill_block=0.2, w_res=2.0, w_cont=100.0)
 FOLDER = "unet_sd2"
@@ -51,7 +51,10 @@ def diffusion_loss(output, z0, eps, abar):
 
 
 def step(unet, table, count, x, phase, normal_form, p, w):
-    """x: inputs/ as tensors, router parameters as leaves; w: weights of the losses. Returns outputs, intermediate values and gradients."""
+    """x: inputs/ as tensors, router parameters as leaves; w: weights of the losses.
+
+    Returns outputs, intermediate values and gradients.
+    """
     layout = table.layout()
     abar = cumulative_alphas()[x["timesteps"]][:, None, None, None]
     noisy = abar.sqrt() * x["latent_z0"] + (1 - abar).sqrt() * x["eps"]
@@ -147,15 +150,15 @@ def write_step(name, unet, phase, normal_form="mixed", p=0.6, weights=PAPER):
                   gradients=gradients)
     print(f"    experts {outputs['expert'].tolist()}, ratios {[round(r, 3) for r in outputs['ratio'].tolist()]}, "
           + ", ".join(f"{k[5:]} {v:.4f}" for k, v in outputs.items() if k.startswith("loss/")))
-    closed = [(gates < 0.5).double().mean().item() for gates in
-              (outputs["gates"][:, : table.layout().n_width], outputs["gates"][:, table.layout().n_width :])]
-    print(f"    {table.layout().n} entries; closed: {closed[0]:.2f} of width, {closed[1]:.2f} of depth; largest gradient: "
-          + ", ".join(f"{k} {v.abs().max():.2e}" for k, v in gradients.items()))
+    closed = (outputs["gates"] < 0.5).double().split([table.layout().n_width, table.layout().n_depth], dim=1)
+    print(f"    {table.layout().n} entries; closed: {closed[0].mean():.2f} of width, {closed[1].mean():.2f} of depth; "
+          "largest gradient: " + ", ".join(f"{k} {v.abs().max():.2e}" for k, v in gradients.items()))
     return outputs, gradients
 
 
 def main():
-    unet = UNet2DConditionModel.from_pretrained(fixture.FOLDER / FOLDER, low_cpu_mem_usage=False).double().eval().requires_grad_(False)
+    unet = UNet2DConditionModel.from_pretrained(fixture.FOLDER / FOLDER, low_cpu_mem_usage=False)
+    unet.double().eval().requires_grad_(False)
     _, gradients = write_step("prune_step_warmup", unet, "warmup")
     assert gradients["codes"].abs().max() == 0
     outputs, gradients = write_step("prune_step_main", unet, "main")

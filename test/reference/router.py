@@ -11,36 +11,12 @@ import torch
 import torch.nn.functional as F
 
 import fixture
+import units
+from layout import Layout
 
 GAMMA, OFFSET = 0.4, 3.0  # Gumbel-sigmoid (Eq. 9)
 EPS, ITERATIONS = 0.05, 3  # optimal transport
 TAU = 0.03  # contrastive loss
-
-
-class Layout:
-    """Where the units lie in a vector of n entries.
-
-    width: entries of each width unit; depth: each width unit's depth entry, -1 without one; order: the keep order,
-    safest first, as indices into the depth entries (may be negative, as METHOD writes them).
-    """
-
-    def __init__(self, width, depth, order):
-        self.width = [int(w) for w in width]
-        self.depth = [int(d) for d in depth]
-        self.order = [int(i) for i in order]
-        self.n_width = sum(self.width)
-        self.n_depth = len(self.order)
-        self.n = self.n_width + self.n_depth
-
-    def slices(self):
-        """(slice of the vector, depth entry) of each width unit."""
-        start = 0
-        for width, depth in zip(self.width, self.depth):
-            yield slice(start, start + width), depth
-            start += width
-
-    def datasets(self):
-        return dict(unit_width=np.int64(self.width), unit_depth=np.int64(self.depth), order=np.int64(self.order))
 
 
 class StraightThrough(torch.autograd.Function):
@@ -181,12 +157,6 @@ def gradients(loss, **leaves):
     return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()))))
 
 
-def sd21_layout():
-    import units
-
-    return units.table(units.sd21()).layout()
-
-
 def write_transport(name, B, K, spread_of=0.2, **settings):
     similarity = torch.tensor(np.clip(0.7 + spread_of * fixture.generator(name).standard_normal((B, K)), -1, 1))
     plan, expert = transport(similarity, **settings)
@@ -194,7 +164,8 @@ def write_transport(name, B, K, spread_of=0.2, **settings):
     top = plan.sort(dim=1, descending=True).values
     assert B == 1 or K == 1 or (top[:, 0] - top[:, 1]).min() > 1e-6
     attributes = dict(eps=settings.get("eps", EPS), iterations=settings.get("iterations", ITERATIONS))
-    fixture.write(name, "transport", attributes, inputs=dict(similarity=similarity), outputs=dict(plan=plan, expert=expert))
+    fixture.write(name, "transport", attributes, inputs=dict(similarity=similarity),
+                  outputs=dict(plan=plan, expert=expert))
 
 
 def write_contrastive(name, B, D, n, near=0.0, tau=TAU):
@@ -335,9 +306,9 @@ def main():
     write_gumbel_depth("gumbel_depth_peaked", 5, [3, 0, 2, 1, 4], scale=8)
     write_gumbel_depth("gumbel_depth_one", 3, [0])
 
-    sd21 = sd21_layout()
+    sd21 = units.table(units.sd21()).layout()
     for kind in ("mixed", "hard", "soft"):
-        write_normal_form(f"normal_form_{kind}", sd21, kind, 3, depth_off=(1,))
+        write_normal_form(f"normal_form_{kind}", sd21, kind, 2, depth_off=(1,))
         write_normal_form(f"normal_form_{kind}_small", SMALL, kind, 5, depth_off=(0,))
         write_predictor(f"predictor_contrastive_{kind}", SMALL, kind, 6, 10)
     write_normal_form("normal_form_shares", SMALL, "mixed", 5, shares=True)

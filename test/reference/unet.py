@@ -15,8 +15,8 @@ import gates as gating
 import units
 
 SD2 = dict(  # linear projections, a head count for each level, innermost level without attention
-    sample_size=16, in_channels=4, out_channels=4, layers_per_block=2, norm_num_groups=8,
-    block_out_channels=(16, 16, 24), attention_head_dim=(2, 4, 3), cross_attention_dim=20, use_linear_projection=True,
+    sample_size=16, in_channels=4, out_channels=4, layers_per_block=2, norm_num_groups=4,
+    block_out_channels=(8, 16, 24), attention_head_dim=(2, 4, 3), cross_attention_dim=20, use_linear_projection=True,
     down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
 )

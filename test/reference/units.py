@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 import fixture
-from router import Layout
+from layout import Layout
 
 
 @dataclass
