@@ -94,7 +94,7 @@ struct tensor *tape_tensor(struct tape *tape, enum dtype dtype, int rank, const 
 /* Gives a tensor's memory back to the arena; its record stays until the reset. */
 static void release(struct tape *tape, struct tensor *tensor)
 {
-    if (!tensor || !tensor->block) return;
+    if (!tensor || !tensor->block || tensor->kept) return;
     arena_free(tape->arena, tensor->block);
     tensor->block = NULL;
     tensor->data = NULL;
@@ -227,6 +227,8 @@ static void run_backward(struct tape *tape, int base)
 
 void tape_backward(struct tape *tape, int count, struct tensor *const *loss, const float *const *seed)
 {
+    for (int i = 0; i < count; i++)
+        loss[i]->kept = true; // read after the backward pass, so that it need not wait for them
     for (int i = 0; i < count; i++)
         if (loss[i]->needs_grad) loss[i]->grad = tape_input(tape, DTYPE_F32, 1, loss[i]->dim, seed[i]);
     run_backward(tape, 0);

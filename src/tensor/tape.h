@@ -42,7 +42,8 @@ void tape_read(struct tape *tape, const struct tensor *tensor, float *values);
 
 /* Seeds the gradient of `count` loss tensors [B] fp32 with host values, seed[i] of length B (what one
  * sample's loss counts in the total), and runs the tape backwards. Afterwards inputs with needs_grad and
- * trainable parameters have their gradients; all other tensors made by recorded ops are gone. Losses that do
+ * trainable parameters have their gradients; the losses are
+ * kept; all other tensors made by recorded ops are gone. Losses that do
  * not need a gradient are passed over. */
 void tape_backward(struct tape *tape, int count, struct tensor *const *loss, const float *const *seed);
 

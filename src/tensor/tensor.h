@@ -24,6 +24,7 @@ struct tensor {
     bool needs_grad;              /* a gradient is wanted for it or through it */
     struct tensor
         *grad; /* same shape (fp32 for parameters and gates, else the same dtype) or NULL; of the tape */
+    bool kept; /* its memory stays until the tape is reset */
     struct arena_block *block; /* the step arena's block that holds data, or NULL: memory of longer life */
 };
 
