@@ -21,7 +21,10 @@ int comm_rank(const struct comm *comm);
 int comm_size(const struct comm *comm);
 int comm_node_rank(const struct comm *comm); /* place among the ranks of this node (shared memory), from 0 */
 int comm_node_size(const struct comm *comm);
-const char *comm_library(void); /* MPI library and version, one line */
+/* MPI library and version, one line; local, also before comm_start. The caller frees it. */
+char *comm_library(void);
+/* Names of the machines, each once, in rank order, separated by blanks. Collective. The caller frees it. */
+char *comm_hosts(const struct comm *comm);
 
 /* Ranks of equal colour form a group, ordered by rank. Collective over `comm`. Free with comm_free,
  * collective too. */
@@ -54,6 +57,11 @@ struct comm_request *comm_sum_start(const struct comm *comm, float *values, size
 bool comm_sum_test(struct comm_request *request);
 void comm_sum_wait(struct comm_request *request); /* frees the request */
 
+/* Largest message in bytes, at least 8 and by default 1 GiB (MPI counts are ints): larger arrays go in
+ * pieces. Tests set a small one. Local, but the same on all ranks; groups made by comm_split inherit it. */
+void comm_set_piece(struct comm *comm, size_t bytes);
+
+/* Over ranks. Collective. */
 double comm_min(const struct comm *comm, double mine);
 double comm_max(const struct comm *comm, double mine);
 

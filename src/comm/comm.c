@@ -1,0 +1,283 @@
+#include "comm/comm.h"
+
+#include "base/check.h"
+
+#include <limits.h>
+#include <mpi.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct comm {
+    MPI_Comm mpi; /* owned */
+    int rank, size, node_rank, node_size;
+    size_t piece; /* largest message, bytes */
+};
+
+/* A sum under way: one MPI request a piece. */
+struct comm_request {
+    MPI_Request *piece; /* owned */
+    int pieces;
+};
+
+static void mpi_check(int code, const char *file, int line, const char *call)
+{
+    if (code == MPI_SUCCESS) return;
+    char text[MPI_MAX_ERROR_STRING];
+    int length = 0;
+    MPI_Error_string(code, text, &length);
+    check_failed(file, line, call, "%.*s", length, text);
+}
+#define MPI_CHECK(call) mpi_check(call, __FILE__, __LINE__, #call)
+
+static void abort_job(int exit_code)
+{
+    int finalized = 0;
+    MPI_Finalized(&finalized);
+    if (!finalized) MPI_Abort(MPI_COMM_WORLD, exit_code);
+    _Exit(exit_code);
+}
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static struct comm *comm_wrap(MPI_Comm mpi, size_t piece)
+{
+    struct comm *comm = check_calloc(1, sizeof *comm);
+    comm->mpi = mpi;
+    comm->piece = piece;
+    MPI_CHECK(MPI_Comm_rank(mpi, &comm->rank));
+    MPI_CHECK(MPI_Comm_size(mpi, &comm->size));
+    MPI_Comm node;
+    MPI_CHECK(MPI_Comm_split_type(mpi, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, &node));
+    MPI_CHECK(MPI_Comm_rank(node, &comm->node_rank));
+    MPI_CHECK(MPI_Comm_size(node, &comm->node_size));
+    MPI_CHECK(MPI_Comm_free(&node));
+    return comm;
+}
+
+struct comm *comm_start(int *argc, char ***argv)
+{
+    int provided = 0;
+    MPI_CHECK(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
+    MPI_CHECK(
+        MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN)); // so that MPI_CHECK can name the call
+    int rank = 0;
+    MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
+    check_set_abort(abort_job, rank);
+    CHECK(provided >= MPI_THREAD_FUNNELED, "MPI gives thread level %d, %d (funneled) is needed", provided,
+          MPI_THREAD_FUNNELED);
+    MPI_Comm world;
+    MPI_CHECK(MPI_Comm_dup(MPI_COMM_WORLD, &world));
+    return comm_wrap(world, (size_t)1 << 30);
+}
+
+void comm_stop(struct comm *comm)
+{
+    comm_free(comm);
+    MPI_CHECK(MPI_Finalize());
+}
+
+int comm_rank(const struct comm *comm)
+{
+    return comm->rank;
+}
+
+int comm_size(const struct comm *comm)
+{
+    return comm->size;
+}
+
+int comm_node_rank(const struct comm *comm)
+{
+    return comm->node_rank;
+}
+
+int comm_node_size(const struct comm *comm)
+{
+    return comm->node_size;
+}
+
+char *comm_library(void)
+{
+    char text[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length = 0;
+    MPI_CHECK(MPI_Get_library_version(text, &length));
+    text[strcspn(text, ",\n")] = '\0'; // "Open MPI v4.1.4, package: ..." and more that nobody reads
+    return check_strdup(text);
+}
+
+char *comm_hosts(const struct comm *comm)
+{
+    enum { NAME = MPI_MAX_PROCESSOR_NAME };
+    char mine[NAME] = {0};
+    int length = 0;
+    MPI_CHECK(MPI_Get_processor_name(mine, &length));
+    size_t *counts = check_malloc((size_t)comm->size * sizeof *counts);
+    for (int rank = 0; rank < comm->size; rank++) counts[rank] = 1;
+    char(*all)[NAME] = check_malloc((size_t)comm->size * NAME);
+    comm_gather(comm, mine, counts, NAME, all);
+    char *hosts = check_strdup("");
+    for (int rank = 0; rank < comm->size; rank++) {
+        bool known = false;
+        for (int other = 0; other < rank && !known; other++) known = strcmp(all[other], all[rank]) == 0;
+        if (known) continue;
+        char *longer = check_format("%s%s%s", hosts, *hosts ? " " : "", all[rank]);
+        free(hosts);
+        hosts = longer;
+    }
+    free(all);
+    free(counts);
+    return hosts;
+}
+
+struct comm *comm_split(const struct comm *comm, int colour)
+{
+    CHECK(colour >= 0, "colour %d, must be at least 0", colour);
+    MPI_Comm group;
+    MPI_CHECK(MPI_Comm_split(comm->mpi, colour, comm->rank, &group));
+    return comm_wrap(group, comm->piece);
+}
+
+void comm_free(struct comm *comm)
+{
+    MPI_CHECK(MPI_Comm_free(&comm->mpi));
+    free(comm);
+}
+
+void comm_set_piece(struct comm *comm, size_t bytes)
+{
+    CHECK(bytes >= sizeof(double) && bytes <= INT_MAX, "pieces of %zu bytes, allowed: 8 to %d", bytes,
+          INT_MAX);
+    comm->piece = bytes;
+}
+
+void comm_barrier(const struct comm *comm)
+{
+    MPI_CHECK(MPI_Barrier(comm->mpi));
+}
+
+void comm_broadcast(const struct comm *comm, int root, void *data, size_t bytes)
+{
+    for (size_t done = 0; done < bytes; done += comm->piece) {
+        size_t count = smaller(comm->piece, bytes - done);
+        MPI_CHECK(MPI_Bcast((char *)data + done, (int)count, MPI_BYTE, root, comm->mpi));
+    }
+}
+
+bool comm_any(const struct comm *comm, bool mine)
+{
+    int any = mine;
+    MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, &any, 1, MPI_INT, MPI_LOR, comm->mpi));
+    return any;
+}
+
+bool comm_agree(const struct comm *comm, struct fault *fault)
+{
+    int first = fault->code != EXIT_CODE_OK ? comm->rank : INT_MAX;
+    MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, &first, 1, MPI_INT, MPI_MIN, comm->mpi));
+    if (first == INT_MAX) return true;
+    comm_broadcast(comm, first, fault, sizeof *fault);
+    return false;
+}
+
+/* MPI_Allgatherv, for parts that together fit into one message. */
+static void gather_at_once(const struct comm *comm, const void *mine, const size_t *counts, size_t element,
+                           void *all)
+{
+    int *bytes = check_malloc(2 * (size_t)comm->size * sizeof *bytes);
+    int *offset = bytes + comm->size;
+    int total = 0;
+    for (int rank = 0; rank < comm->size; rank++) {
+        bytes[rank] = (int)(counts[rank] * element);
+        offset[rank] = total;
+        total += bytes[rank];
+    }
+    MPI_CHECK(MPI_Allgatherv(mine, bytes[comm->rank], MPI_BYTE, all, bytes, offset, MPI_BYTE, comm->mpi));
+    free(bytes);
+}
+
+void comm_gather(const struct comm *comm, const void *mine, const size_t *counts, size_t element, void *all)
+{
+    size_t total = 0;
+    for (int rank = 0; rank < comm->size; rank++) total += counts[rank] * element;
+    if (total <= comm->piece) {
+        gather_at_once(comm, mine, counts, element, all);
+        return;
+    }
+    char *part = all;
+    for (int rank = 0; rank < comm->size; rank++) {
+        size_t bytes = counts[rank] * element;
+        if (rank == comm->rank && bytes > 0) memmove(part, mine, bytes);
+        comm_broadcast(comm, rank, part, bytes);
+        part += bytes;
+    }
+}
+
+void comm_sum_ordered(const struct comm *comm, double *values, size_t count)
+{
+    if (comm->size == 1) return;
+    size_t ranks = (size_t)comm->size;
+    size_t *counts = check_malloc(ranks * sizeof *counts);
+    for (size_t rank = 0; rank < ranks; rank++) counts[rank] = count;
+    double *all = check_malloc(ranks * count * sizeof *all); // [ranks, count]
+    comm_gather(comm, values, counts, sizeof *values, all);
+    for (size_t i = 0; i < count; i++) {
+        double sum = 0;
+        for (size_t rank = 0; rank < ranks; rank++) sum += all[rank * count + i];
+        values[i] = sum;
+    }
+    free(all);
+    free(counts);
+}
+
+struct comm_request *comm_sum_start(const struct comm *comm, float *values, size_t count)
+{
+    size_t piece = comm->piece / sizeof *values;
+    struct comm_request *request = check_malloc(sizeof *request);
+    size_t pieces = (count + piece - 1) / piece;
+    CHECK(pieces <= INT_MAX, "a sum of %zu values in pieces of %zu", count, piece);
+    request->pieces = (int)pieces;
+    request->piece = check_malloc(pieces * sizeof *request->piece);
+    for (size_t i = 0; i < pieces; i++) {
+        size_t done = i * piece;
+        MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, values + done, (int)smaller(piece, count - done), MPI_FLOAT,
+                                 MPI_SUM, comm->mpi, &request->piece[i]));
+    }
+    return request;
+}
+
+bool comm_sum_test(struct comm_request *request)
+{
+    int done = 0;
+    MPI_CHECK(MPI_Testall(request->pieces, request->piece, &done, MPI_STATUSES_IGNORE));
+    return done;
+}
+
+void comm_sum_wait(struct comm_request *request)
+{
+    MPI_CHECK(MPI_Waitall(request->pieces, request->piece, MPI_STATUSES_IGNORE));
+    free(request->piece);
+    free(request);
+}
+
+void comm_sum(const struct comm *comm, float *values, size_t count)
+{
+    size_t piece = comm->piece / sizeof *values;
+    for (size_t done = 0; done < count; done += piece)
+        MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, values + done, (int)smaller(piece, count - done), MPI_FLOAT,
+                                MPI_SUM, comm->mpi));
+}
+
+double comm_min(const struct comm *comm, double mine)
+{
+    MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, &mine, 1, MPI_DOUBLE, MPI_MIN, comm->mpi));
+    return mine;
+}
+
+double comm_max(const struct comm *comm, double mine)
+{
+    MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, &mine, 1, MPI_DOUBLE, MPI_MAX, comm->mpi));
+    return mine;
+}
