@@ -1,0 +1,355 @@
+#include "models/wordpiece.h"
+
+#include "base/check.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utf8proc.h>
+
+enum special_token { TOKEN_PAD, TOKEN_UNK, TOKEN_CLS, TOKEN_SEP, TOKEN_MASK, SPECIAL_TOKENS };
+static const char *const special_text[SPECIAL_TOKENS] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
+
+static const char CONTINUATION[] = "##";
+enum { CONTINUATION_BYTES = 2, NO_TOKEN = -1 };
+
+struct token {
+    const char *text; // in the tokenizer's copy of the vocabulary
+    size_t bytes;
+    int32_t id;
+};
+
+struct wordpiece {
+    struct wordpiece_options options;
+    char *vocabulary;    // owned copy of the file
+    struct token *token; // [count], sorted by compare_tokens
+    int32_t count;
+    size_t longest;                  // bytes of the longest token
+    int32_t special[SPECIAL_TOKENS]; // ids; [MASK] may be NO_TOKEN
+};
+
+/* Ids as they are found. */
+struct id_list {
+    int32_t *ids;
+    int count, capacity;
+};
+
+// ---- vocabulary
+
+static int compare_tokens(const void *a, const void *b)
+{
+    const struct token *x = a, *y = b;
+    int order = memcmp(x->text, y->text, x->bytes < y->bytes ? x->bytes : y->bytes);
+    return order ? order : (x->bytes > y->bytes) - (x->bytes < y->bytes);
+}
+
+static int32_t find_token(const struct wordpiece *tokenizer, const char *text, size_t bytes)
+{
+    struct token key = {.text = text, .bytes = bytes};
+    const struct token *found =
+        bsearch(&key, tokenizer->token, (size_t)tokenizer->count, sizeof *tokenizer->token, compare_tokens);
+    return found ? found->id : NO_TOKEN;
+}
+
+/* Cuts the copied vocabulary into lines. */
+static bool split_lines(struct wordpiece *tokenizer, size_t bytes, const char *name, struct fault *fault)
+{
+    const char *line = tokenizer->vocabulary, *end = line + bytes;
+    for (int32_t capacity = 0; line < end; tokenizer->count++) {
+        const char *stop = memchr(line, '\n', (size_t)(end - line));
+        if (!stop) stop = end;
+        size_t length = (size_t)(stop - line);
+        if (length && line[length - 1] == '\r') length--;
+        long number = tokenizer->count + 1L;
+        if (number > WORDPIECE_MAX_VOCABULARY)
+            return fault_raise(fault, EXIT_CODE_INPUT, "%s: more than %d lines", name,
+                               WORDPIECE_MAX_VOCABULARY);
+        if (length == 0 || length > WORDPIECE_MAX_TOKEN)
+            return fault_raise(fault, EXIT_CODE_INPUT, "%s:%ld: a token of %zu bytes, allowed 1 to %d", name,
+                               number, length, WORDPIECE_MAX_TOKEN);
+        if (tokenizer->count == capacity) {
+            capacity = capacity ? 2 * capacity : 32768;
+            tokenizer->token = check_realloc(tokenizer->token, (size_t)capacity * sizeof *tokenizer->token);
+        }
+        tokenizer->token[tokenizer->count] = (struct token){line, length, tokenizer->count};
+        if (length > tokenizer->longest) tokenizer->longest = length;
+        line = stop + (stop < end);
+    }
+    return true;
+}
+
+static bool find_special_tokens(struct wordpiece *tokenizer, const char *name, struct fault *fault)
+{
+    for (int i = 0; i < SPECIAL_TOKENS; i++) {
+        tokenizer->special[i] = find_token(tokenizer, special_text[i], strlen(special_text[i]));
+        if (tokenizer->special[i] == NO_TOKEN && i != TOKEN_MASK)
+            return fault_raise(fault, EXIT_CODE_INPUT, "%s: no token %s", name, special_text[i]);
+    }
+    return true;
+}
+
+static bool index_vocabulary(struct wordpiece *tokenizer, size_t bytes, const char *name, struct fault *fault)
+{
+    if (!split_lines(tokenizer, bytes, name, fault)) return false;
+    if (tokenizer->count)
+        qsort(tokenizer->token, (size_t)tokenizer->count, sizeof *tokenizer->token, compare_tokens);
+    for (int32_t i = 1; i < tokenizer->count; i++) {
+        const struct token *token = &tokenizer->token[i];
+        if (compare_tokens(token - 1, token) == 0)
+            return fault_raise(fault, EXIT_CODE_INPUT, "%s: the token of line %ld again in line %ld", name,
+                               token[-1].id + 1L, token->id + 1L);
+    }
+    return find_special_tokens(tokenizer, name, fault);
+}
+
+bool wordpiece_parse(const char *vocabulary, size_t bytes, const char *name, struct wordpiece_options options,
+                     struct wordpiece **tokenizer, struct fault *fault)
+{
+    if (bytes > WORDPIECE_MAX_FILE)
+        return fault_raise(fault, EXIT_CODE_INPUT, "%s: more than %d bytes", name, WORDPIECE_MAX_FILE);
+    struct wordpiece *made = check_calloc(1, sizeof *made);
+    made->options = options;
+    made->vocabulary = check_malloc(bytes);
+    memcpy(made->vocabulary, vocabulary, bytes);
+    if (!index_vocabulary(made, bytes, name, fault)) {
+        wordpiece_free(made);
+        return false;
+    }
+    *tokenizer = made;
+    return true;
+}
+
+bool wordpiece_read(const char *path, struct wordpiece_options options, struct wordpiece **tokenizer,
+                    struct fault *fault)
+{
+    FILE *file = fopen(path, "rb");
+    if (!file) return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s", path, strerror(errno));
+    char *text = NULL;
+    size_t bytes = 0, capacity = 1 << 18, more;
+    do { // one byte more than is allowed shows that the file is too large
+        capacity *= 2;
+        text = check_realloc(text, capacity);
+        more = fread(text + bytes, 1, capacity - bytes, file);
+        bytes += more;
+    } while (more && bytes <= WORDPIECE_MAX_FILE);
+    bool done = ferror(file) ? fault_raise(fault, EXIT_CODE_INPUT, "%s: %s", path, strerror(errno))
+                             : wordpiece_parse(text, bytes, path, options, tokenizer, fault);
+    fclose(file);
+    free(text);
+    return done;
+}
+
+void wordpiece_free(struct wordpiece *tokenizer)
+{
+    if (!tokenizer) return;
+    free(tokenizer->token);
+    free(tokenizer->vocabulary);
+    free(tokenizer);
+}
+
+int32_t wordpiece_count(const struct wordpiece *tokenizer)
+{
+    return tokenizer->count;
+}
+
+// ---- characters
+
+static bool is_blank(int32_t character)
+{
+    if (character == '\t' || character == '\n' || character == '\r') return true;
+    utf8proc_category_t category = utf8proc_category(character);
+    return category == UTF8PROC_CATEGORY_ZS || category == UTF8PROC_CATEGORY_ZL ||
+           category == UTF8PROC_CATEGORY_ZP;
+}
+
+/* Unassigned characters stay: tomorrow they may be letters. */
+static bool is_removed(int32_t character)
+{
+    if (character == '\t' || character == '\n' || character == '\r') return false;
+    utf8proc_category_t category = utf8proc_category(character);
+    return character == 0xfffd || category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_CF ||
+           category == UTF8PROC_CATEGORY_CO;
+}
+
+/* Unicode's punctuation, and all that ASCII has beside letters and digits ("$", "+", ...). */
+static bool is_punctuation(int32_t character)
+{
+    if (character < 0x80)
+        return (character > ' ' && character < '0') || (character > '9' && character < 'A') ||
+               (character > 'Z' && character < 'a') || (character > 'z' && character < 0x7f);
+    utf8proc_category_t category = utf8proc_category(character);
+    return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
+}
+
+/* The blocks of ideographs that BERT's authors listed; the odd 2b920 is that of the tokenizers library. */
+static bool is_cjk(int32_t character)
+{
+    static const int32_t block[][2] = {{0x4e00, 0x9fff},   {0x3400, 0x4dbf},   {0x20000, 0x2a6df},
+                                       {0x2a700, 0x2b73f}, {0x2b740, 0x2b81f}, {0x2b920, 0x2ceaf},
+                                       {0xf900, 0xfaff},   {0x2f800, 0x2fa1f}};
+    for (size_t i = 0; i < sizeof block / sizeof block[0]; i++)
+        if (character >= block[i][0] && character <= block[i][1]) return true;
+    return false;
+}
+
+// ---- normalisation
+
+/* text -> UTF-8 without the characters that BERT removes, blanks as spaces, ideographs between spaces. The
+ * caller frees it. */
+static char *clean(const char *text, size_t bytes, bool split_cjk, size_t *cleaned_bytes)
+{
+    char *cleaned = check_malloc(2 * bytes + 8); // an ideograph of 3 bytes becomes 5
+    size_t length = 0;
+    for (size_t i = 0; i < bytes;) {
+        utf8proc_int32_t character;
+        utf8proc_ssize_t read =
+            utf8proc_iterate((const utf8proc_uint8_t *)text + i, (utf8proc_ssize_t)(bytes - i), &character);
+        i += read > 0 ? (size_t)read : 1;
+        if (read <= 0 || is_removed(character)) continue;
+        bool alone = split_cjk && is_cjk(character);
+        if (alone) cleaned[length++] = ' ';
+        length += (size_t)utf8proc_encode_char(is_blank(character) ? ' ' : character,
+                                               (utf8proc_uint8_t *)cleaned + length);
+        if (alone) cleaned[length++] = ' ';
+    }
+    *cleaned_bytes = length;
+    return cleaned;
+}
+
+/* Writes the lower case of a character, 1 or 2 characters; returns their number. U+0130 is the one character
+ * whose lower case is two whatever stands around it; utf8proc knows the simple mapping only. */
+static int lower(int32_t character, int32_t *out)
+{
+    out[0] = utf8proc_tolower(character);
+    out[1] = 0x307; // combining dot above
+    return character == 0x130 ? 2 : 1;
+}
+
+/* text -> characters, normalised as the options say. The caller frees them. */
+static int32_t *normalise(const struct wordpiece *tokenizer, const char *text, size_t bytes, size_t *count)
+{
+    const struct wordpiece_options *options = &tokenizer->options;
+    size_t cleaned_bytes;
+    char *cleaned = clean(text, bytes, options->split_cjk, &cleaned_bytes);
+
+    // Canonical decomposition makes an accent a character of its own.
+    const utf8proc_uint8_t *source = (const utf8proc_uint8_t *)cleaned;
+    utf8proc_option_t form = options->strip_accents ? UTF8PROC_STABLE | UTF8PROC_DECOMPOSE : 0;
+    utf8proc_ssize_t size = utf8proc_decompose(source, (utf8proc_ssize_t)cleaned_bytes, NULL, 0, form);
+    CHECK(size >= 0, "utf8proc: %s", utf8proc_errmsg(size));
+    int32_t *decomposed = check_malloc((size_t)size * sizeof *decomposed);
+    utf8proc_decompose(source, (utf8proc_ssize_t)cleaned_bytes, decomposed, size, form);
+    free(cleaned);
+
+    int32_t *characters = check_malloc(2 * (size_t)size * sizeof *characters);
+    size_t length = 0;
+    for (utf8proc_ssize_t i = 0; i < size; i++) {
+        if (options->strip_accents && utf8proc_category(decomposed[i]) == UTF8PROC_CATEGORY_MN) continue;
+        if (options->lower_case)
+            length += (size_t)lower(decomposed[i], characters + length);
+        else
+            characters[length++] = decomposed[i];
+    }
+    free(decomposed);
+    *count = length;
+    return characters;
+}
+
+// ---- words and pieces
+
+static void add_id(struct id_list *list, int32_t id)
+{
+    if (list->count < list->capacity) list->ids[list->count++] = id;
+}
+
+/* The longest token that word[start..) begins with ("##" before it unless start is 0); *end is where it ends.
+ * `place` are the offsets of the characters in `word`, UTF-8, and of its end. */
+static int32_t longest_piece(const struct wordpiece *tokenizer, const char *word, const size_t *place,
+                             int start, int characters, int *end)
+{
+    char piece[CONTINUATION_BYTES + 4 * WORDPIECE_MAX_WORD];
+    size_t prefix = start ? CONTINUATION_BYTES : 0;
+    memcpy(piece, CONTINUATION, prefix);
+    memcpy(piece + prefix, word + place[start], place[characters] - place[start]);
+    for (*end = characters; *end > start; (*end)--) {
+        size_t bytes = prefix + place[*end] - place[start];
+        if (bytes > tokenizer->longest) continue;
+        int32_t id = find_token(tokenizer, piece, bytes);
+        if (id != NO_TOKEN) return id;
+    }
+    return NO_TOKEN;
+}
+
+/* One word of at least one character to its pieces, or to [UNK]. */
+static void add_word(const struct wordpiece *tokenizer, const int32_t *characters, size_t count,
+                     struct id_list *list)
+{
+    int32_t unknown = tokenizer->special[TOKEN_UNK];
+    if (count > WORDPIECE_MAX_WORD) {
+        add_id(list, unknown);
+        return;
+    }
+    char word[4 * WORDPIECE_MAX_WORD];
+    size_t place[WORDPIECE_MAX_WORD + 1] = {0};
+    for (size_t i = 0; i < count; i++)
+        place[i + 1] =
+            place[i] + (size_t)utf8proc_encode_char(characters[i], (utf8proc_uint8_t *)word + place[i]);
+
+    int32_t pieces[WORDPIECE_MAX_WORD];
+    int found = 0;
+    for (int start = 0, end; start < (int)count; start = end) {
+        pieces[found] = longest_piece(tokenizer, word, place, start, (int)count, &end);
+        if (pieces[found++] == NO_TOKEN) {
+            add_id(list, unknown);
+            return;
+        }
+    }
+    for (int i = 0; i < found; i++) add_id(list, pieces[i]);
+}
+
+/* Text without special tokens. */
+static void add_text(const struct wordpiece *tokenizer, const char *text, size_t bytes, struct id_list *list)
+{
+    size_t count, start = 0;
+    int32_t *characters = normalise(tokenizer, text, bytes, &count);
+    for (size_t i = 0; i <= count; i++) {
+        bool mark = i < count && is_punctuation(characters[i]);
+        if (i < count && !mark && !is_blank(characters[i])) continue;
+        if (i > start) add_word(tokenizer, characters + start, i - start, list);
+        if (mark) add_word(tokenizer, characters + i, 1, list);
+        start = i + 1;
+    }
+    free(characters);
+}
+
+/* The special token that text[0..bytes) begins with, or NO_TOKEN. */
+static int32_t special_at(const struct wordpiece *tokenizer, const char *text, size_t bytes, size_t *length)
+{
+    for (int i = 0; i < SPECIAL_TOKENS; i++) {
+        *length = strlen(special_text[i]);
+        if (bytes >= *length && memcmp(text, special_text[i], *length) == 0) return tokenizer->special[i];
+    }
+    return NO_TOKEN;
+}
+
+int wordpiece_encode(const struct wordpiece *tokenizer, const char *text, size_t bytes, int capacity,
+                     int32_t *ids)
+{
+    CHECK(capacity >= 2, "room for %d tokens, at least 2 are needed", capacity);
+    struct id_list list = {.ids = ids, .capacity = capacity - 1}; // one place is [SEP]'s
+    add_id(&list, tokenizer->special[TOKEN_CLS]);
+    size_t start = 0, length;
+    for (size_t i = 0; i < bytes; i++) {
+        int32_t id = text[i] == '[' ? special_at(tokenizer, text + i, bytes - i, &length) : NO_TOKEN;
+        if (id == NO_TOKEN) continue;
+        add_text(tokenizer, text + start, i - start, &list);
+        add_id(&list, id);
+        start = i + length;
+        i = start - 1;
+    }
+    add_text(tokenizer, text + start, bytes - start, &list);
+    ids[list.count++] = tokenizer->special[TOKEN_SEP];
+    for (int i = list.count; i < capacity; i++) ids[i] = tokenizer->special[TOKEN_PAD];
+    return list.count;
+}
