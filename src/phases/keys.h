@@ -8,6 +8,7 @@
 
 #include "base/fault.h"
 #include "base/log.h"
+#include "diffusion/latent.h"
 #include "diffusion/noise_schedule.h"
 #include "io/deck.h"
 
@@ -36,7 +37,6 @@ struct string_list {
 
 enum precision { PRECISION_FP32, PRECISION_BF16, PRECISION_AUTO };
 enum run_backend { RUN_BACKEND_CPU };
-enum latent_kind { LATENT_PIXEL, LATENT_HAAR };
 enum lr_scale { LR_SCALE_SQRT_BATCH, LR_SCALE_NONE };
 enum codes_init { CODES_INIT_ORTHOGONAL, CODES_INIT_KMEANS };
 

@@ -110,3 +110,15 @@ double optimiser_update(struct optimiser *optimiser, const struct comm *comm, bo
     }
     return norm;
 }
+
+void optimiser_swap_average(struct optimiser *optimiser)
+{
+    struct parameter_set *set = optimiser->parameters;
+    for (int i = 0; optimiser->average && i < set->count; i++) {
+        struct parameter *parameter = set->items[i];
+        float *average = optimiser->average[i];
+        optimiser->average[i] = parameter->value.data;
+        parameter->value.data = average;
+        for (int form = 0; form < PACKED_FORMS; form++) parameter->packed_stale[form] = true;
+    }
+}

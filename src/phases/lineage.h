@@ -1,0 +1,30 @@
+/* What files of the chain hand on to the next: the form of the latents and the encoders they belong to
+ * (DESIGN section 6). */
+#ifndef PHASES_LINEAGE_H
+#define PHASES_LINEAGE_H
+
+#include "diffusion/latent.h"
+#include "io/hdf5_file.h"
+
+struct lineage {
+    struct latent_form latent;
+    char *text_encoder;               /* SHA-256 of weights and pooling; owned */
+    char *sentence_encoder;           /* the same; "" in a file that has none (teacher.h5); owned */
+    char content_id[SHA256_HEX_SIZE]; /* of the file it was read from */
+};
+
+/* Reads the lineage of data.h5, teacher.h5 or router.h5. Free with lineage_clear. */
+bool lineage_read(struct h5_reader *reader, struct lineage *lineage, struct fault *fault);
+bool lineage_open(const char *path, enum file_kind kind, struct lineage *lineage, struct fault *fault);
+void lineage_clear(struct lineage *lineage);
+
+/* Writes the datasets latent/ and encoder/ that the kind of file has. */
+bool lineage_write(const struct lineage *lineage, enum file_kind kind, struct h5_writer *writer,
+                   struct fault *fault);
+
+/* Refuses two files that do not belong together, naming what differs: latents, text encoder, and the sentence
+ * encoder where both have one. */
+bool lineage_check(const struct lineage *a, const char *a_name, const struct lineage *b, const char *b_name,
+                   struct fault *fault);
+
+#endif

@@ -1,0 +1,459 @@
+/* Phase pretrain: ordinary diffusion training of a UNet from scratch.
+ *
+ *  1. the network's configuration, the data, and whether they fit
+ *  2. the network, its optimiser, and the checkpoint of an earlier run
+ *  3. the loop: batch, noise, forward and backward pass, update, log
+ *  4. now and then a sheet of samples and a checkpoint
+ *  5. the teacher file, from the averaged weights */
+#include "phases/pretrain.h"
+
+#include "base/check.h"
+#include "base/random.h"
+#include "io/text_file.h"
+#include "models/initialise.h"
+#include "models/weights.h"
+#include "phases/lineage.h"
+#include "phases/provenance.h"
+#include "phases/restart.h"
+#include "phases/sample_sheet.h"
+#include "train/history.h"
+#include "train/noised_batch.h"
+#include "train/optimiser.h"
+#include "train/sample_order.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_CONFIG_BYTES = 1 << 20, BAD_STEPS_MAX = 20 };
+
+enum { COLUMN_LOSS, COLUMN_NORM, COLUMN_LR, COLUMN_RATE, COLUMNS };
+static const struct history_column columns[COLUMNS] = {
+    {"loss", 1}, {"gradient_norm", 1}, {"learning_rate", 1}, {"samples_per_second", 1}};
+
+/* Keys that may change between a run and its continuation. */
+static const char *const free_keys[] = {
+    "run.", "files.", "phase", "pretrain.steps", "pretrain.checkpoint_every", "pretrain.sample_", NULL};
+
+struct pretraining {
+    struct run *run;
+    const struct pretrain_cfg *cfg;
+    char *config_text; // the UNet's config.json
+    struct backend *backend;
+    enum dtype dtype;
+    struct unet *unet;
+    struct tape *tape;
+    struct dataset *dataset;
+    struct sample_order order;
+    struct noise_schedule schedule;
+    struct optimiser optimiser;
+    struct noised_batch noised;
+    struct history history;
+    struct lineage lineage; // of the data
+    struct sample_sheet *sheet;
+    int64_t step;         // done
+    int64_t first, count; // this rank's samples of the global batch
+    float *seed, *loss;   // [micro_batch]
+    char checkpoint[4096], csv[4096];
+};
+
+// ---- 1: configuration and data
+
+static bool check_fit(const struct pretraining *training, const struct unet_config *config,
+                      struct fault *fault)
+{
+    const struct dataset_info *info = dataset_info(training->dataset);
+    const struct pretrain_cfg *cfg = training->cfg;
+    int64_t ranks = comm_size(training->run->comm);
+    if (config->in_channels != info->channels || config->out_channels != info->channels)
+        return fault_raise(fault, EXIT_CODE_DECK,
+                           "%s has %lld in and %lld out channels, the latents of %s have %lld", cfg->unet,
+                           (long long)config->in_channels, (long long)config->out_channels, cfg->data_file,
+                           (long long)info->channels);
+    if (config->text_width != info->text_width)
+        return fault_raise(fault, EXIT_CODE_DECK,
+                           "%s has cross_attention_dim %lld, the token states of %s are %lld wide", cfg->unet,
+                           (long long)config->text_width, cfg->data_file, (long long)info->text_width);
+    if (cfg->batch % (ranks * cfg->micro_batch) != 0)
+        return fault_raise(
+            fault, EXIT_CODE_DECK,
+            "pretrain.batch = %lld is not a multiple of %lld ranks x pretrain.micro_batch = %lld",
+            (long long)cfg->batch, (long long)ranks, (long long)cfg->micro_batch);
+    return unet_check_latents(config, info->height, info->width, fault);
+}
+
+static bool open_inputs(struct pretraining *training, struct unet_config *config, struct fault *fault)
+{
+    const struct pretrain_cfg *cfg = training->cfg;
+    return text_file_read(cfg->unet, MAX_CONFIG_BYTES, &training->config_text, fault) &&
+           unet_config_parse(config, training->config_text, cfg->unet, 32, fault) &&
+           lineage_open(cfg->data_file, FILE_DATA, &training->lineage, fault) &&
+           dataset_open(cfg->data_file, "train", &training->dataset, fault) &&
+           check_fit(training, config, fault);
+}
+
+// ---- 2: network, optimiser, checkpoint
+
+static bool build(struct pretraining *training, const struct unet_config *config, struct fault *fault)
+{
+    const struct pretrain_cfg *cfg = training->cfg;
+    const struct run *run = training->run;
+    if (!run_open_backend(run, &cfg->run, &training->backend, &training->dtype, fault)) return false;
+    training->unet = unet_new(training->backend, config, (struct unet_shape){0});
+    struct parameter_set *parameters = &training->unet->parameters;
+    parameter_set_allocate(parameters, true);
+    parameters_initialise(parameters, (uint64_t)cfg->run.seed);
+    struct optimiser_config optimiser = {.learning_rate = cfg->learning_rate,
+                                         .warmup_steps = cfg->lr_warmup,
+                                         .beta1 = cfg->beta1,
+                                         .beta2 = cfg->beta2,
+                                         .epsilon = cfg->epsilon,
+                                         .weight_decay = cfg->weight_decay,
+                                         .clip_norm = cfg->clip_norm,
+                                         .ema_decay = cfg->ema_decay};
+    optimiser_init(&training->optimiser, &optimiser, parameters);
+    training->tape = tape_new(training->backend, training->dtype);
+    training->schedule = noise_schedule_scaled_linear(cfg->prediction);
+    sample_order_init(&training->order, (uint64_t)cfg->run.seed, dataset_info(training->dataset)->items);
+    history_init(&training->history, columns, COLUMNS);
+    training->count = cfg->batch / comm_size(run->comm);
+    training->first = training->count * comm_rank(run->comm);
+    training->seed = check_malloc((size_t)cfg->micro_batch * sizeof *training->seed);
+    training->loss = check_malloc((size_t)cfg->micro_batch * sizeof *training->loss);
+    snprintf(training->checkpoint, sizeof training->checkpoint, "%s/pretrain.checkpoint.h5", cfg->run.folder);
+    snprintf(training->csv, sizeof training->csv, "%s/pretrain.csv", cfg->run.folder);
+    return true;
+}
+
+static bool read_state(struct pretraining *training, struct h5_reader *reader, struct fault *fault)
+{
+    struct optimiser *optimiser = &training->optimiser;
+    struct parameter_set *parameters = &training->unet->parameters;
+    return restart_check_deck(reader, training->run->deck, free_keys, fault) &&
+           weights_read_h5(parameters, reader, "weights", fault) &&
+           (!optimiser->average ||
+            weights_read_values_h5(parameters, optimiser->average, reader, "ema", fault)) &&
+           weights_read_values_h5(parameters, optimiser->first, reader, "optimizer/first_moment", fault) &&
+           weights_read_values_h5(parameters, optimiser->second, reader, "optimizer/second_moment", fault) &&
+           h5_read_one_int64(reader, "optimizer/step", &optimiser->step, fault) &&
+           h5_read_one_int64(reader, "training/skipped", &optimiser->skipped, fault) &&
+           h5_read_one_int64(reader, "training/step", &training->step, fault) &&
+           history_read_h5(&training->history, reader, fault);
+}
+
+static bool resume(struct pretraining *training, struct fault *fault)
+{
+    if (access(training->checkpoint, F_OK) != 0) return true;
+    struct h5_reader *reader;
+    if (!h5_open(training->checkpoint, FILE_TEACHER, &reader, fault)) return false;
+    bool ok = read_state(training, reader, fault);
+    h5_close(reader);
+    if (ok)
+        log_info(training->run->log, "going on from step %lld of %s", (long long)training->step,
+                 training->checkpoint);
+    return ok;
+}
+
+// ---- 5 (and 4): files
+
+static bool write_common(struct pretraining *training, struct h5_writer *writer, struct fault *fault)
+{
+    const char *prediction = training->cfg->prediction == PREDICTION_V ? "v" : "epsilon";
+    return h5_write_text(writer, "config", training->config_text, fault) &&
+           h5_write_text(writer, "prediction", prediction, fault) &&
+           lineage_write(&training->lineage, FILE_TEACHER, writer, fault) &&
+           h5_write_one_int64(writer, "training/step", training->step, fault) &&
+           h5_write_one_int64(writer, "training/samples", training->step * training->cfg->batch, fault) &&
+           h5_write_one_int64(writer, "training/skipped", training->optimiser.skipped, fault) &&
+           history_write_h5(&training->history, writer, fault);
+}
+
+static bool write_state(struct pretraining *training, struct h5_writer *writer, struct fault *fault)
+{
+    const struct optimiser *optimiser = &training->optimiser;
+    const struct parameter_set *parameters = &training->unet->parameters;
+    return weights_write_h5(parameters, NULL, writer, "weights", false, fault) &&
+           (!optimiser->average ||
+            weights_write_h5(parameters, optimiser->average, writer, "ema", false, fault)) &&
+           weights_write_h5(parameters, optimiser->first, writer, "optimizer/first_moment", false, fault) &&
+           weights_write_h5(parameters, optimiser->second, writer, "optimizer/second_moment", false, fault) &&
+           h5_write_one_int64(writer, "optimizer/step", optimiser->step, fault);
+}
+
+static bool write_averaged_weights(struct pretraining *training, struct h5_writer *writer,
+                                   struct fault *fault)
+{
+    return weights_write_h5(&training->unet->parameters, training->optimiser.average, writer, "weights",
+                            training->cfg->half, fault);
+}
+
+/* One file, whole or not at all; rank 0 writes, the verdict is shared. */
+static bool write_file(struct pretraining *training, const char *path,
+                       bool (*write_weights)(struct pretraining *, struct h5_writer *, struct fault *),
+                       struct fault *fault)
+{
+    const struct run *run = training->run;
+    timer_start(run->timers, "write");
+    if (comm_rank(run->comm) == 0) {
+        struct h5_parent parent = {"data.h5", training->lineage.content_id};
+        struct h5_provenance provenance =
+            run_provenance(run, &training->cfg->run, training->backend, training->dtype, &parent, 1);
+        struct h5_writer *writer;
+        if (h5_create(path, FILE_TEACHER, &writer, fault)) {
+            if (write_weights(training, writer, fault) && write_common(training, writer, fault))
+                h5_finish(writer, &provenance, NULL, fault);
+            else
+                h5_abandon(writer);
+        }
+    }
+    timer_stop(run->timers, "write");
+    return comm_agree(run->comm, fault);
+}
+
+// ---- 3: the loop
+
+/* Asks for this rank's samples of a step: items in the run's order, random flips, some prompts dropped. */
+static void ask_batch(struct pretraining *training, int64_t step)
+{
+    const struct pretrain_cfg *cfg = training->cfg;
+    int64_t count = training->count;
+    int64_t *item = check_malloc((size_t)count * sizeof *item);
+    int *flip = check_malloc((size_t)count * sizeof *flip);
+    bool *drop = check_malloc((size_t)count * sizeof *drop);
+    sample_order_items(&training->order, step * cfg->batch + training->first, count, item);
+    for (int64_t i = 0; i < count; i++) {
+        uint64_t seed = (uint64_t)cfg->run.seed, sample = (uint64_t)(training->first + i);
+        struct random_key flips = {seed, RANDOM_FLIP, (uint64_t)step, sample};
+        struct random_key drops = {seed, RANDOM_PROMPT_DROPOUT, (uint64_t)step, sample};
+        flip[i] = (int)random_below(flips, 0, (uint64_t)dataset_info(training->dataset)->flips);
+        drop[i] = random_uniform(drops, 0) < cfg->prompt_dropout;
+    }
+    dataset_ask(training->dataset, count, item, flip, drop);
+    free(item);
+    free(flip);
+    free(drop);
+}
+
+/* Forward and backward pass of samples [first, first + micro_batch) of this rank; returns the sum of their
+ * losses. */
+static double run_micro_batch(struct pretraining *training, int64_t first)
+{
+    const struct pretrain_cfg *cfg = training->cfg;
+    const struct dataset_info *info = dataset_info(training->dataset);
+    struct tape *tape = training->tape;
+    tape_reset(tape, cfg->recompute ? TAPE_RECOMPUTE : TAPE_RECORD);
+    struct unet_input input = noised_batch_input(tape, &training->noised, info, first, cfg->micro_batch);
+    struct tensor *target = noised_batch_target(tape, &training->noised, info, first, cfg->micro_batch);
+    struct unet_output output;
+    unet_forward(tape, training->unet, input, &output);
+    struct tensor *loss = op_squared_error(tape, output.sample, target); // [micro_batch]
+    for (int64_t i = 0; i < cfg->micro_batch; i++)
+        training->seed[i] = training->noised.weight[first + i] / (float)cfg->batch;
+    tape_backward(tape, 1, &loss, (const float *const[]){training->seed});
+    tape_read(tape, loss, training->loss);
+    double sum = 0;
+    for (int64_t i = 0; i < cfg->micro_batch; i++) sum += training->loss[i];
+    return sum;
+}
+
+/* One step; values[COLUMNS] are what is logged of it. */
+static bool run_step(struct pretraining *training, double *values, struct fault *fault)
+{
+    const struct pretrain_cfg *cfg = training->cfg;
+    struct timers *timers = training->run->timers;
+    double began = timer_now();
+    struct batch batch;
+    timer_start(timers, "data");
+    bool ok = dataset_take(training->dataset, &batch, fault);
+    if (ok) {
+        noised_batch_make(&training->noised, &training->schedule, dataset_info(training->dataset), &batch,
+                          (uint64_t)cfg->run.seed, (uint64_t)training->step, (uint64_t)training->first,
+                          cfg->min_snr);
+        ask_batch(training, training->step + 1);
+    }
+    timer_stop(timers, "data");
+    if (!comm_agree(training->run->comm, fault)) return false;
+
+    timer_start(timers, "passes");
+    parameter_set_zero_gradients(&training->unet->parameters);
+    double sum = 0;
+    for (int64_t first = 0; first < training->count; first += cfg->micro_batch)
+        sum += run_micro_batch(training, first);
+    timer_stop(timers, "passes");
+
+    timer_start(timers, "update");
+    comm_sum_ordered(training->run->comm, &sum, 1);
+    values[COLUMN_LOSS] = sum / (double)cfg->batch;
+    values[COLUMN_LR] = optimiser_learning_rate(&training->optimiser);
+    values[COLUMN_NORM] = optimiser_update(&training->optimiser, training->run->comm, cfg->deterministic);
+    timer_stop(timers, "update");
+    values[COLUMN_RATE] = (double)cfg->batch / (timer_now() - began);
+    training->step++;
+    return true;
+}
+
+static bool draw_sheet(struct pretraining *training, struct fault *fault)
+{
+    const struct run *run = training->run;
+    if (comm_rank(run->comm) == 0) {
+        timer_start(run->timers, "samples");
+        char path[4096 + 64];
+        snprintf(path, sizeof path, "%s/samples_%06lld.png", training->cfg->run.folder,
+                 (long long)training->step);
+        optimiser_swap_average(&training->optimiser);
+        sample_sheet_draw(training->sheet, training->tape, training->unet, &training->schedule, path, fault);
+        optimiser_swap_average(&training->optimiser);
+        timer_stop(run->timers, "samples");
+    }
+    return comm_agree(run->comm, fault);
+}
+
+static bool stop_here(struct pretraining *training, struct fault *fault)
+{
+    if (!write_file(training, training->checkpoint, write_state, fault)) return false;
+    return fault_raise(fault, EXIT_CODE_STOPPED,
+                       "stopped by %s after step %lld of %lld; run again to go on from %s",
+                       training->run->stop->reason ? training->run->stop->reason : "another rank",
+                       (long long)training->step, (long long)training->cfg->steps, training->checkpoint);
+}
+
+static bool is_due(int64_t step, int64_t every)
+{
+    return every > 0 && step % every == 0;
+}
+
+static bool run_loop(struct pretraining *training, struct fault *fault)
+{
+    const struct pretrain_cfg *cfg = training->cfg;
+    const struct run *run = training->run;
+    struct progress progress = progress_start(run->log, "step", training->step, cfg->steps);
+    double smooth = 0;
+    int bad = 0;
+    if (training->step < cfg->steps) ask_batch(training, training->step);
+    while (training->step < cfg->steps) {
+        double values[COLUMNS];
+        if (!run_step(training, values, fault)) return false;
+        bad = isfinite(values[COLUMN_NORM]) ? 0 : bad + 1;
+        if (bad == BAD_STEPS_MAX)
+            return fault_raise(fault, EXIT_CODE_INTERNAL,
+                               "the gradient was not finite in %d steps in a row, up to step %lld: lower "
+                               "pretrain.learning_rate, or use precision fp32",
+                               bad, (long long)training->step);
+        smooth = smooth == 0 ? values[COLUMN_LOSS] : 0.98 * smooth + 0.02 * values[COLUMN_LOSS];
+        progress_update(&progress, training->step, "loss %.4f, %.0f samples/s", smooth, values[COLUMN_RATE]);
+        history_add(&training->history, training->step, values, fault); // rank 0's goes to the CSV too
+        if (!comm_agree(run->comm, fault)) return false;
+
+        if (is_due(training->step, cfg->sample_every)) {
+            progress_pause(&progress);
+            if (!draw_sheet(training, fault)) return false;
+        }
+        if (comm_any(run->comm, stop_asked(run->stop))) {
+            progress_pause(&progress);
+            return stop_here(training, fault);
+        }
+        if (is_due(training->step, cfg->checkpoint_every) && training->step < cfg->steps &&
+            !write_file(training, training->checkpoint, write_state, fault))
+            return false;
+    }
+    progress_pause(&progress);
+    return true;
+}
+
+static void report_plan(const struct pretraining *training)
+{
+    const struct dataset_info *info = dataset_info(training->dataset);
+    const struct unet *unet = training->unet;
+    struct unit_macs macs = unet_macs(unet, info->height, info->width, info->tokens);
+    log_info(training->run->log,
+             "UNet of %.2f M parameters, %.3f GMACs a sample at %lld x %lld latents and %lld tokens, %s",
+             (double)parameter_set_elements(&unet->parameters) / 1e6, macs.total / 1e9,
+             (long long)info->height, (long long)info->width, (long long)info->tokens,
+             dtype_name(training->dtype));
+    log_info(training->run->log, "%lld items, %lld steps of %lld samples: %.1f epochs",
+             (long long)info->items, (long long)training->cfg->steps, (long long)training->cfg->batch,
+             (double)training->cfg->steps * (double)training->cfg->batch / (double)info->items);
+    unit_macs_free(&macs);
+}
+
+/* --check: one micro-batch on the plan backend tells the memory of a step. */
+static void report_memory(struct pretraining *training)
+{
+    const struct dataset_info *info = dataset_info(training->dataset);
+    int64_t count = training->cfg->micro_batch;
+    struct batch batch = {
+        .count = count,
+        .latents = check_calloc((size_t)(count * info->height * info->width * info->channels), sizeof(float)),
+        .text_states = check_calloc((size_t)(count * info->tokens * info->text_width), sizeof(float)),
+        .text_mask = check_calloc((size_t)(count * info->tokens), sizeof(float))};
+    noised_batch_make(&training->noised, &training->schedule, info, &batch, 0, 0, 0, 0);
+    run_micro_batch(training, 0);
+    free(batch.latents);
+    free(batch.text_states);
+    free(batch.text_mask);
+    log_info(training->run->log,
+             "planned memory a rank: %.1f MiB of weights and moments, %.1f MiB for a step",
+             (double)backend_bytes(training->backend) / 0x1p20,
+             (double)arena_peak(tape_arena(training->tape)) / 0x1p20);
+}
+
+static void release(struct pretraining *training)
+{
+    if (training->unet) {
+        optimiser_clear(&training->optimiser);
+        tape_delete(training->tape);
+        sample_order_clear(&training->order);
+        history_clear(&training->history);
+    }
+    unet_delete(training->unet);
+    sample_sheet_delete(training->sheet);
+    noised_batch_clear(&training->noised);
+    dataset_close(training->dataset);
+    if (training->backend) backend_close(training->backend);
+    lineage_clear(&training->lineage);
+    free(training->config_text);
+    free(training->seed);
+    free(training->loss);
+}
+
+static bool train(struct pretraining *training, struct fault *fault)
+{
+    const struct run *run = training->run;
+    const struct pretrain_cfg *cfg = training->cfg;
+    struct unet_config config;
+    open_inputs(training, &config, fault); // 1
+    if (!comm_agree(run->comm, fault)) return false;
+    if (!build(training, &config, fault)) return false; // 2
+    report_plan(training);
+    struct sample_sheet_settings sheet = {.prompts = cfg->sample_prompts,
+                                          .steps = (int)cfg->sample_steps,
+                                          .guidance = cfg->sample_guidance,
+                                          .seed = (uint64_t)cfg->run.seed};
+    sample_sheet_open(cfg->data_file, &training->lineage.latent, &sheet, &training->sheet, fault);
+    if (!comm_agree(run->comm, fault)) return false;
+    if (run->check_only) {
+        report_memory(training);
+        return true;
+    }
+    resume(training, fault);
+    if (comm_agree(run->comm, fault) && comm_rank(run->comm) == 0)
+        history_open_csv(&training->history, training->csv, fault);
+    if (!comm_agree(run->comm, fault)) return false;
+    if (!run_loop(training, fault)) return false; // 3, 4
+    if (!write_file(training, training->checkpoint, write_state, fault)) return false;
+    if (!write_file(training, cfg->teacher_file, write_averaged_weights, fault)) return false; // 5
+    log_info(run->log, "wrote %s: %lld steps, %lld pictures seen, %lld steps skipped", cfg->teacher_file,
+             (long long)training->step, (long long)(training->step * cfg->batch),
+             (long long)training->optimiser.skipped);
+    return true;
+}
+
+bool phase_pretrain(struct run *run, const struct pretrain_cfg *cfg, struct fault *fault)
+{
+    struct pretraining training = {.run = run, .cfg = cfg};
+    bool ok = train(&training, fault);
+    release(&training);
+    return ok;
+}
