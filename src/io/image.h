@@ -1,0 +1,46 @@
+/* Pictures: PNG (libpng) and JPEG (libjpeg-turbo) to 8-bit RGB, and PNG out.
+ *
+ * Untrusted input: width x height is checked against the caller's limit before anything is decoded. What is
+ * read equals what Pillow's convert("RGB") gives, but transparency is laid over white; neither gamma chunks,
+ * colour profiles nor EXIF orientation are applied, as in the field's training codes. */
+#ifndef IO_IMAGE_H
+#define IO_IMAGE_H
+
+#include "base/fault.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct image {
+    int height, width;
+    uint8_t *rgb; /* [height, width, 3] owned */
+};
+void image_free(struct image *image); /* leaves an empty one */
+
+/* Decodes a PNG or JPEG, told apart by its first bytes. `name` stands in messages. EXIT_CODE_INPUT for
+ * anything else, a broken picture, or more than max_pixels. */
+bool image_decode(const void *data, size_t bytes, const char *name, int64_t max_pixels, struct image *image,
+                  struct fault *fault);
+/* The same from a file of at most 256 MiB. */
+bool image_read(const char *path, int64_t max_pixels, struct image *image, struct fault *fault);
+
+/* The centre [size, size] of the picture, after its shorter side was scaled to `size`: the training codes'
+ * Resize(size, bilinear) and CenterCrop(size). Bilinear with antialias: a triangle as wide as the scale, as
+ * in Pillow's BILINEAR. A side of that length already is not resampled. */
+struct image image_resize_crop(const struct image *source, int size);
+
+/* Any size, the same filter. */
+struct image image_resize(const struct image *source, int height, int width);
+
+/* Text stored in a PNG (an iTXt chunk, UTF-8): "prompt", "a red apple". */
+struct image_text {
+    const char *key; /* 1..79 characters of Latin-1 */
+    const char *text;
+};
+
+/* Writes an 8-bit RGB PNG, whole or not at all. rgb: [height, width, 3]. */
+bool image_write_png(const char *path, int height, int width, const uint8_t *rgb,
+                     const struct image_text *text, int texts, struct fault *fault);
+
+#endif
