@@ -1,0 +1,231 @@
+#include "io/file_schema.h"
+
+#include "base/check.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *h5_type_name(enum h5_type type)
+{
+    static const char *const names[] = {
+        [H5_FLOAT16] = "float16", [H5_FLOAT32] = "float32",    [H5_FLOAT64] = "float64",
+        [H5_INT32] = "int32",     [H5_INT64] = "int64",        [H5_UINT8] = "uint8",
+        [H5_STRING] = "string",   [H5_OTHER] = "another type",
+    };
+    return names[type];
+}
+
+static const struct file_schema_kind kinds[FILE_KINDS] = {
+    [FILE_DATA] = {"data", 1, "prepare", "pictures or latents, captions and their encodings, by split"},
+    [FILE_TEACHER] = {"teacher", 1, "import, pretrain",
+                      "a UNet with its weights; also pretrain's checkpoint"},
+    [FILE_ROUTER] = {"router", 1, "prune", "prompt router and architecture codes; also prune's checkpoint"},
+    [FILE_ASSIGNMENT] = {"assignment", 1, "assign", "the expert of every prompt"},
+    [FILE_BENCH] = {"bench", 1, "bench", "size and speed of the teacher and of each expert"},
+    [FILE_REFERENCE] = {"reference", 1, "test/reference/*.py",
+                        "inputs and expected outputs for verify; its root "
+                        "attributes name the model and its settings"},
+};
+
+enum {
+    F16 = 1u << H5_FLOAT16,
+    F32 = 1u << H5_FLOAT32,
+    F64 = 1u << H5_FLOAT64,
+    I32 = 1u << H5_INT32,
+    I64 = 1u << H5_INT64,
+    U8 = 1u << H5_UINT8,
+    TEXT = 1u << H5_STRING,
+    ANY = 0,
+};
+
+/* Letters, the same everywhere: N items of the split, V views of a picture (crops, each plain then flipped),
+ * C H W channels and size of a latent, T text tokens, D width of an encoding, K experts (architecture codes),
+ * n entries of an architecture vector, L logged steps, U width units, E depth entries. */
+// clang-format off
+static const struct file_schema_entry entries[] = {
+    // data.h5: the first part of a path is the split, train or validation
+    {FILE_DATA, "*/caption", TEXT, "[N]", "1", "the prompt"},
+    {FILE_DATA, "*/image", TEXT, "[N]", "1", "file or tar member that the picture came from"},
+    {FILE_DATA, "*/group", TEXT, "[N]", "1", "label, used only to judge clusters"},
+    {FILE_DATA, "*/subgroup", TEXT, "[N]", "1", "finer label, used only to judge clusters"},
+    {FILE_DATA, "*/source", TEXT, "[N]", "1", "collection that the picture belongs to"},
+    {FILE_DATA, "*/pixels", U8, "[N, V, H, W, 3]", "1/255", "RGB pictures (data.keep_pixels)"},
+    {FILE_DATA, "*/latents", F16 | F32, "[N, V, C, H, W]", "1", "what is diffused: pixels in -1..1, or scaled Haar bands (data.latent = pixel, haar)"},
+    {FILE_DATA, "*/latent_mean", F16 | F32, "[N, V, C, H, W]", "1", "mean of the VAE's latent, not scaled (data.latent = vae)"},
+    {FILE_DATA, "*/latent_std", F16 | F32, "[N, V, C, H, W]", "1", "its standard deviation, not scaled"},
+    {FILE_DATA, "*/text_states", F16 | F32, "[N, T, D]", "1", "text encoder's token states, what cross-attention reads; rows behind text_length are padding"},
+    {FILE_DATA, "*/text_length", I32, "[N]", "tokens", "token states that attention may see"},
+    {FILE_DATA, "*/embedding", F32, "[N, D]", "1", "z: mean-pooled sentence embedding, what the router reads"},
+    {FILE_DATA, "empty/text_states", F16 | F32, "[T, D]", "1", "token states of the empty prompt, for guidance"},
+    {FILE_DATA, "empty/text_length", I32, "", "tokens", "its length"},
+    {FILE_DATA, "empty/embedding", F32, "[D]", "1", "its sentence embedding"},
+    {FILE_DATA, "latent/kind", TEXT, "", "1", "pixel, haar or vae"},
+    {FILE_DATA, "latent/scale", F64, "[C]", "1", "stored latent = channel x scale: makes each Haar band's variance 1; VAE: scaling factor, to be applied to mean and std"},
+    {FILE_DATA, "latent/vae", TEXT, "", "1", "SHA-256 of the VAE's weights"},
+    {FILE_DATA, "encoder/text", TEXT, "", "1", "text encoder: SHA-256 of weights and pooling"},
+    {FILE_DATA, "encoder/sentence", TEXT, "", "1", "sentence encoder: SHA-256 of weights and pooling"},
+    {FILE_DATA, "skipped/image", TEXT, "[S]", "1", "pictures that could not be read"},
+    {FILE_DATA, "skipped/reason", TEXT, "[S]", "1", "why"},
+
+    // teacher.h5
+    {FILE_TEACHER, "config", TEXT, "", "1", "the UNet's config.json"},
+    {FILE_TEACHER, "weights/*", F16 | F32, NULL, "1", "weights by PyTorch name and layout; EMA weights in a finished file of pretrain"},
+    {FILE_TEACHER, "ema/*", F32, NULL, "1", "checkpoint: exponential moving average of the weights"},
+    {FILE_TEACHER, "optimizer/first_moment/*", F32, NULL, "1", "checkpoint: AdamW's mean of the gradient"},
+    {FILE_TEACHER, "optimizer/second_moment/*", F32, NULL, "1", "checkpoint: AdamW's mean of its square"},
+    {FILE_TEACHER, "optimizer/step", I64, "", "steps", "checkpoint: AdamW steps done"},
+    {FILE_TEACHER, "training/step", I64, "", "steps", "steps done"},
+    {FILE_TEACHER, "training/samples", I64, "", "pictures", "pictures seen"},
+    {FILE_TEACHER, "training/skipped", I64, "", "steps", "steps skipped for a gradient that is not finite"},
+    {FILE_TEACHER, "training/finished", U8, "", "1", "1 when the run's last step is done"},
+    {FILE_TEACHER, "history/step", I64, "[L]", "steps", "step of each logged line"},
+    {FILE_TEACHER, "history/*", F64, "[L]", "1", "logged quantities: loss, gradient norm, learning rate, ..."},
+    {FILE_TEACHER, "prediction", TEXT, "", "1", "what the UNet predicts: v or epsilon"},
+    {FILE_TEACHER, "latent/kind", TEXT, "", "1", "latents that it was trained on: pixel, haar or vae"},
+    {FILE_TEACHER, "latent/scale", F64, "[C]", "1", "as in data.h5"},
+    {FILE_TEACHER, "latent/vae", TEXT, "", "1", "SHA-256 of the VAE's weights"},
+    {FILE_TEACHER, "encoder/text", TEXT, "", "1", "text encoder that it belongs to"},
+
+    // router.h5
+    {FILE_ROUTER, "predictor/weight", F64, "[n, D]", "1", "architecture predictor: e = weight z + bias"},
+    {FILE_ROUTER, "predictor/bias", F64, "[n]", "1", "its bias"},
+    {FILE_ROUTER, "codes", F64, "[K, n]", "1", "architecture codes"},
+    {FILE_ROUTER, "gates", F64, "[K, n]", "1", "stored draw of each code: its soft gates, what every later phase uses"},
+    {FILE_ROUTER, "masks", U8, "[K, n]", "1", "gates >= 0.5: what each expert keeps"},
+    {FILE_ROUTER, "ratio/prunable", F64, "[K]", "1", "kept over all prunable MACs of each expert"},
+    {FILE_ROUTER, "ratio/total", F64, "[K]", "1", "its UNet's MACs over the teacher's"},
+    {FILE_ROUTER, "units/path", TEXT, "[U]", "1", "module path of each width unit, in the vector's order"},
+    {FILE_ROUTER, "units/kind", TEXT, "[U]", "1", "resnet, self_attention, cross_attention or feed_forward"},
+    {FILE_ROUTER, "units/first", I32, "[U]", "entries", "its first entry in the vector"},
+    {FILE_ROUTER, "units/width", I32, "[U]", "entries", "its number of entries"},
+    {FILE_ROUTER, "units/depth", I32, "[U]", "1", "depth entry that it falls under, or -1"},
+    {FILE_ROUTER, "units/macs", F64, "[U]", "MACs", "multiply-accumulates at full width, one sample, at prune.macs_resolution"},
+    {FILE_ROUTER, "depth/path", TEXT, "[E]", "1", "module path of each depth entry; entry i is element n - E + i of the vector"},
+    {FILE_ROUTER, "depth/order", I32, "[E]", "1", "keep order: depth entries, safest first"},
+    {FILE_ROUTER, "depth/macs", F64, "[E]", "MACs", "what only dropping the unit removes"},
+    {FILE_ROUTER, "macs/total", F64, "", "MACs", "the teacher's, one sample"},
+    {FILE_ROUTER, "macs/prunable", F64, "", "MACs", "the part that gates can remove"},
+    {FILE_ROUTER, "training/step", I64, "", "steps", "steps done"},
+    {FILE_ROUTER, "training/skipped", I64, "", "steps", "steps skipped for a gradient that is not finite"},
+    {FILE_ROUTER, "training/finished", U8, "", "1", "1 when the run's last step is done"},
+    {FILE_ROUTER, "optimizer/step", I64, "[3]", "steps", "AdamW steps of predictor weight, bias and codes"},
+    {FILE_ROUTER, "optimizer/first_moment/*", F64, NULL, "1", "AdamW's mean of the gradient, of predictor/weight, predictor/bias, codes"},
+    {FILE_ROUTER, "optimizer/second_moment/*", F64, NULL, "1", "AdamW's mean of its square"},
+    {FILE_ROUTER, "history/step", I64, "[L]", "steps", "step of each logged line"},
+    {FILE_ROUTER, "history/expert_ratio", F64, "[L, K]", "1", "total-MACs ratio of each code's draw"},
+    {FILE_ROUTER, "history/expert_use", F64, "[L, K]", "1", "share of the batch that each code got"},
+    {FILE_ROUTER, "history/*", F64, "[L]", "1", "logged quantities: losses, R, entropy of the assignment, learning rate, ..."},
+    {FILE_ROUTER, "encoder/text", TEXT, "", "1", "text encoder that it belongs to"},
+    {FILE_ROUTER, "encoder/sentence", TEXT, "", "1", "sentence encoder that it belongs to"},
+
+    // assignment.h5
+    {FILE_ASSIGNMENT, "*/expert", I32, "[N]", "1", "expert of each prompt of the split, in data.h5's order"},
+    {FILE_ASSIGNMENT, "*/similarity", F64, "[N, K]", "1", "cosine of the prompt's vector and each stored draw"},
+    {FILE_ASSIGNMENT, "*/caption", TEXT, "[N]", "1", "the prompt"},
+    {FILE_ASSIGNMENT, "*/count", I64, "[K]", "prompts", "prompts of each expert"},
+    {FILE_ASSIGNMENT, "*/mean_ratio", F64, "", "1", "mean total-MACs ratio over the split's prompts, at the training resolution"},
+    {FILE_ASSIGNMENT, "*/mean_ratio_96", F64, "", "1", "the same at latents of 96x96"},
+    {FILE_ASSIGNMENT, "ratio/total", F64, "[K]", "1", "each expert's MACs over the teacher's, at the training resolution"},
+    {FILE_ASSIGNMENT, "ratio/total_96", F64, "[K]", "1", "the same at latents of 96x96"},
+    {FILE_ASSIGNMENT, "ratio/target", F64, "", "1", "p, the budget of prune"},
+
+    // bench.h5: row 0 is the teacher, row 1 + k expert k
+    {FILE_BENCH, "model", TEXT, "[M]", "1", "teacher, expert 0, ..."},
+    {FILE_BENCH, "resolution", I32, "[R]", "latents", "height and width of the latents"},
+    {FILE_BENCH, "batch", I32, "[B]", "pictures", "batch sizes"},
+    {FILE_BENCH, "parameters", I64, "[M]", "1", "weights of the model"},
+    {FILE_BENCH, "macs", F64, "[M, R]", "MACs", "true count, one sample"},
+    {FILE_BENCH, "macs_paper", F64, "[M, R]", "MACs", "the paper's way of counting"},
+    {FILE_BENCH, "time", F64, "[M, R, B]", "s", "median time of a forward"},
+    {FILE_BENCH, "time_least", F64, "[M, R, B]", "s", "shortest time"},
+    {FILE_BENCH, "peak_memory", F64, "[M, R, B]", "bytes", "weights and the step's arena"},
+
+    // a verify reference
+    {FILE_REFERENCE, "inputs/*", ANY, NULL, "1", "inputs by name"},
+    {FILE_REFERENCE, "outputs/*", ANY, NULL, "1", "expected outputs by name"},
+    {FILE_REFERENCE, "gates/*", F32 | F64, NULL, "1", "gates by module path, [B, entries], or with .depth [B]"},
+    {FILE_REFERENCE, "gradients/*", F32 | F64, NULL, "1", "gradients of the loss, by weight or input name"},
+    {FILE_REFERENCE, "gate_gradients/*", F32 | F64, NULL, "1", "gradients of the loss for the gates"},
+    {FILE_REFERENCE, "weights/*", F16 | F32 | F64, NULL, "1", "weights, where there is no folder"},
+    {FILE_REFERENCE, "config", TEXT, "", "1", "config.json, where there is no folder"},
+};
+// clang-format on
+enum { ENTRIES = sizeof entries / sizeof entries[0] };
+
+const struct file_schema_kind *file_schema_kind(enum file_kind kind)
+{
+    ASSERT(kind >= 0 && kind < FILE_KINDS);
+    return &kinds[kind];
+}
+
+// One `*` at most, standing for one or more characters.
+static bool matches(const char *pattern, const char *path)
+{
+    const char *star = strchr(pattern, '*');
+    if (!star) return strcmp(pattern, path) == 0;
+    size_t before = (size_t)(star - pattern), after = strlen(star + 1), length = strlen(path);
+    return length > before + after && memcmp(pattern, path, before) == 0 &&
+           strcmp(path + length - after, star + 1) == 0;
+}
+
+const struct file_schema_entry *file_schema_find(enum file_kind kind, const char *path)
+{
+    const struct file_schema_entry *found = NULL;
+    for (int i = 0; i < ENTRIES; i++) {
+        if (entries[i].kind != kind || !matches(entries[i].path, path)) continue;
+        if (!strchr(entries[i].path, '*')) return &entries[i];
+        if (!found) found = &entries[i];
+    }
+    return found;
+}
+
+bool file_schema_allows(const struct file_schema_entry *entry, enum h5_type type, int rank,
+                        const int64_t *shape)
+{
+    if (type == H5_OTHER || (entry->types && !(entry->types & 1u << type))) return false;
+    if (!entry->dimensions) return true;
+    if (!*entry->dimensions) return rank == 0 || (rank == 1 && shape[0] == 1);
+    int dimension = 0;
+    for (const char *at = entry->dimensions; at && *at; at = strchr(at, ','), dimension++) {
+        at += strspn(at, "[, ");
+        if (dimension >= rank) return false;
+        if (*at >= '0' && *at <= '9' && shape[dimension] != strtol(at, NULL, 10)) return false;
+    }
+    return dimension == rank;
+}
+
+// "float16 or float32"
+static void print_types(FILE *stream, unsigned types)
+{
+    if (!types) fprintf(stream, "any");
+    for (int type = 0, printed = 0; type < H5_OTHER; type++) {
+        if (types & 1u << type) fprintf(stream, "%s%s", printed++ ? "/" : "", h5_type_name(type));
+    }
+}
+
+void file_schema_print(FILE *stream, bool markdown)
+{
+    for (int kind = 0; kind < FILE_KINDS; kind++) {
+        const struct file_schema_kind *file = &kinds[kind];
+        fprintf(stream, "%s%s (version %d, written by %s): %s\n", markdown ? "### " : "", file->name,
+                file->version, file->written, file->meaning);
+        if (markdown)
+            fprintf(stream, "\n| dataset | type | shape | unit | meaning |\n|---|---|---|---|---|\n");
+        for (int i = 0; i < ENTRIES; i++) {
+            const struct file_schema_entry *entry = &entries[i];
+            if ((int)entry->kind != kind) continue;
+            const char *shape = !entry->dimensions ? "any" : *entry->dimensions ? entry->dimensions : "[1]";
+            if (markdown) {
+                fprintf(stream, "| `%s` | ", entry->path);
+                print_types(stream, entry->types);
+                fprintf(stream, " | %s | %s | %s |\n", shape, entry->unit, entry->meaning);
+            } else {
+                fprintf(stream, "  %-28s %-18s ", entry->path, shape);
+                print_types(stream, entry->types);
+                fprintf(stream, ", unit %s\n      %s\n", entry->unit, entry->meaning);
+            }
+        }
+        fputc('\n', stream);
+    }
+}
