@@ -8,6 +8,7 @@
 #include <libconfig.h>
 #include <limits.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,11 @@ void deck_value_clear(struct deck_value *value)
     for (int i = 0; i < value->count; i++) deck_value_clear(&value->item[i]);
     free(value->item);
     *value = (struct deck_value){0};
+}
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
 }
 
 static bool wide(int64_t integer)
@@ -109,13 +115,32 @@ char *deck_value_text(const struct deck_value *value)
 
 // ---- the scan before libconfig: what that library would accept and get wrong
 
+/* Where a parsed text came from. */
+struct source {
+    const char *name;
+    bool lines; /* whether a line number means something to the user */
+};
+
 /* A place in a text. */
 struct scan {
     const char *at;
-    const char *name; /* of the text */
     int line;
+    struct source source;
     struct fault *fault;
 };
+
+__attribute__((format(printf, 3, 4))) static bool scan_fault(struct scan *scan, int line, const char *format,
+                                                             ...)
+{
+    char text[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    if (scan->source.lines)
+        return fault_raise(scan->fault, EXIT_CODE_DECK, "%s:%d: %s", scan->source.name, line, text);
+    return fault_raise(scan->fault, EXIT_CODE_DECK, "%s: %s", scan->source.name, text);
+}
 
 static void advance(struct scan *scan, size_t bytes)
 {
@@ -125,9 +150,7 @@ static void advance(struct scan *scan, size_t bytes)
 static bool scan_comment_block(struct scan *scan)
 {
     const char *end = strstr(scan->at + 2, "*/");
-    if (!end)
-        return fault_raise(scan->fault, EXIT_CODE_DECK, "%s:%d: comment without an end", scan->name,
-                           scan->line);
+    if (!end) return scan_fault(scan, scan->line, "comment without an end");
     advance(scan, (size_t)(end + 2 - scan->at));
     return true;
 }
@@ -137,43 +160,41 @@ static bool scan_string(struct scan *scan)
     int line = scan->line;
     advance(scan, 1);
     while (*scan->at && *scan->at != '"') advance(scan, *scan->at == '\\' && scan->at[1] ? 2 : 1);
-    if (!*scan->at)
-        return fault_raise(scan->fault, EXIT_CODE_DECK, "%s:%d: string without an end", scan->name, line);
+    if (!*scan->at) return scan_fault(scan, line, "string without an end");
     advance(scan, 1);
     return true;
 }
 
-/* A number: an integer must fit its type, which is 64 bits wide with the suffix L, else 32; anything but an
- * integer must be finite. */
+static bool scan_real(struct scan *scan)
+{
+    char *end = NULL;
+    double number = strtod(scan->at, &end);
+    if (end == scan->at || !isfinite(number))
+        return scan_fault(scan, scan->line, "'%.*s' is not a finite number",
+                          (int)smaller(strcspn(scan->at, " \t\r\n;,])}"), 80), scan->at);
+    advance(scan, (size_t)(end - scan->at));
+    return true;
+}
+
+/* A number: an integer must fit its type, which is 64 bits wide with the suffix L, else 32; anything else
+ * must be finite. */
 static bool scan_number(struct scan *scan)
 {
-    const char *begin = scan->at;
-    const char *digits = begin + (*begin == '+' || *begin == '-');
+    const char *begin = scan->at, *digits = begin + (*begin == '+' || *begin == '-');
     bool hexadecimal = digits[0] == '0' && (digits[1] == 'x' || digits[1] == 'X');
-    const char *integer_end = hexadecimal ? digits + 2 + strspn(digits + 2, "0123456789abcdefABCDEF")
-                                          : digits + strspn(digits, "0123456789");
-    bool real = !hexadecimal && *integer_end && strchr(".eE", *integer_end);
-    char *end = NULL;
+    const char *end = hexadecimal ? digits + 2 + strspn(digits + 2, "0123456789abcdefABCDEF")
+                                  : digits + strspn(digits, "0123456789");
+    if (!hexadecimal && *end && strchr(".eE", *end)) return scan_real(scan);
     errno = 0;
-    if (real) {
-        double number = strtod(begin, &end);
-        if (end == begin || !isfinite(number))
-            return fault_raise(scan->fault, EXIT_CODE_DECK, "%s:%d: '%.40s' is not a finite number",
-                               scan->name, scan->line, begin);
-        advance(scan, (size_t)(end - begin));
-        return true;
-    }
     long long integer = strtoll(begin, NULL, hexadecimal ? 16 : 10);
-    bool suffix = *integer_end == 'L';
-    int length = (int)(integer_end - begin);
+    int length = (int)smaller((size_t)(end - begin), 80);
     if (errno == ERANGE)
-        return fault_raise(scan->fault, EXIT_CODE_DECK, "%s:%d: integer %.*s does not fit in 64 bits",
-                           scan->name, scan->line, length > 80 ? 80 : length, begin);
-    if (!suffix && wide(integer))
-        return fault_raise(scan->fault, EXIT_CODE_DECK,
-                           "%s:%d: integer %.*s does not fit in 32 bits; a 64-bit one is written %.*sL",
-                           scan->name, scan->line, length, begin, length, begin);
-    advance(scan, (size_t)(integer_end - begin) + strspn(integer_end, "L"));
+        return scan_fault(scan, scan->line, "integer %.*s does not fit in 64 bits", length, begin);
+    if (*end != 'L' && wide(integer))
+        return scan_fault(scan, scan->line,
+                          "integer %.*s does not fit in 32 bits; a 64-bit one is written %.*sL", length,
+                          begin, length, begin);
+    advance(scan, (size_t)(end - begin) + strspn(end, "L"));
     return true;
 }
 
@@ -183,41 +204,43 @@ static bool scan_next(struct scan *scan, int *nesting)
     const char *c = scan->at;
     if (*c == '"') return scan_string(scan);
     if (c[0] == '/' && c[1] == '*') return scan_comment_block(scan);
+    if (*c == '@')
+        return scan_fault(scan, scan->line,
+                          "'%.*s': @include is not allowed; base = \"FILE\" names a deck to start from",
+                          (int)smaller(strcspn(c, " \t\r\n\""), 80), c);
+    if (isdigit((unsigned char)*c) || *c == '.' ||
+        ((*c == '-' || *c == '+') && (isdigit((unsigned char)c[1]) || c[1] == '.')))
+        return scan_number(scan);
     if (*c == '#' || (c[0] == '/' && c[1] == '/')) {
         advance(scan, strcspn(c, "\n"));
     } else if (strchr(name_start, *c)) {
         advance(scan, strspn(c, name_rest));
-    } else if (isdigit((unsigned char)*c) || *c == '.' ||
-               ((*c == '-' || *c == '+') && (isdigit((unsigned char)c[1]) || c[1] == '.'))) {
-        return scan_number(scan);
-    } else if (*c == '@') {
-        return fault_raise(
-            scan->fault, EXIT_CODE_DECK,
-            "%s:%d: '%.*s': @include is not allowed; base = \"FILE\" names a deck to start from", scan->name,
-            scan->line, (int)strcspn(c, " \t\r\n\""), c);
     } else {
         *nesting += (strchr("{[(", *c) != NULL) - (strchr("}])", *c) != NULL);
         if (*nesting > DECK_MAX_NESTING)
-            return fault_raise(scan->fault, EXIT_CODE_DECK, "%s:%d: nested more than %d deep", scan->name,
-                               scan->line, DECK_MAX_NESTING);
+            return scan_fault(scan, scan->line, "nested more than %d deep", DECK_MAX_NESTING);
         advance(scan, 1);
     }
     return true;
 }
 
-static bool scan_text(const char *text, const char *name, struct fault *fault)
+static bool scan_utf8(struct scan scan)
 {
-    struct scan scan = {.at = text, .name = name, .line = 1, .fault = fault};
-    for (const char *c = text; *c;) {
+    while (*scan.at) {
         utf8proc_int32_t codepoint;
-        utf8proc_ssize_t bytes = utf8proc_iterate((const utf8proc_uint8_t *)c, -1, &codepoint);
+        utf8proc_ssize_t bytes = utf8proc_iterate((const utf8proc_uint8_t *)scan.at, -1, &codepoint);
         if (bytes <= 0)
-            return fault_raise(fault, EXIT_CODE_DECK, "%s:%d: byte 0x%02x is not UTF-8", name, scan.line,
-                               (unsigned)(unsigned char)*c);
-        scan.line += *c == '\n';
-        c += bytes;
+            return scan_fault(&scan, scan.line, "byte 0x%02x is not UTF-8",
+                              (unsigned)(unsigned char)*scan.at);
+        advance(&scan, (size_t)bytes);
     }
-    scan.line = 1;
+    return true;
+}
+
+static bool scan_text(const char *text, struct source source, struct fault *fault)
+{
+    struct scan scan = {text, 1, source, fault};
+    if (!scan_utf8(scan)) return false;
     for (int nesting = 0; *scan.at;)
         if (!scan_next(&scan, &nesting)) return false;
     return true;
@@ -302,12 +325,6 @@ static bool take_list(const config_setting_t *setting, const char *origin, struc
     return true;
 }
 
-/* Where a parsed text came from. */
-struct source {
-    const char *name;
-    bool lines; /* whether a line number means something to the user */
-};
-
 /* Adds a setting, or all that is in a group. */
 static bool take(struct deck *deck, const config_setting_t *setting, const char *path, struct source source,
                  struct fault *fault)
@@ -337,7 +354,7 @@ static bool take(struct deck *deck, const config_setting_t *setting, const char 
 static bool parse(config_t *config, const char *text, struct source source, struct fault *fault)
 {
     config_init(config);
-    if (!scan_text(text, source.name, fault)) return false;
+    if (!scan_text(text, source, fault)) return false;
     if (config_read_string(config, text)) return true;
     if (source.lines)
         return fault_raise(fault, EXIT_CODE_DECK, "%s:%d: %s", source.name, config_error_line(config),
@@ -465,7 +482,10 @@ static bool read_file(struct deck *deck, struct chain *chain, const char *path, 
     char *text;
     if (!read_text(path, &text, fault)) return false;
     char *real = realpath(path, NULL);
-    CHECK(real, "%s: %s", path, strerror(errno));
+    if (!real) {
+        free(text);
+        return fault_raise(fault, EXIT_CODE_DECK, "%s: %s", path, strerror(errno));
+    }
     if (!chain->tree) chain->tree = deck_tree(real);
     chain->real[chain->count++] = real;
 
@@ -532,7 +552,7 @@ bool deck_set(struct deck *deck, const char *assignment, struct fault *fault)
         free(path);
         return fault_raise(fault, EXIT_CODE_DECK, "--set base: base is allowed in deck files only");
     }
-    char *origin = check_format("--set %s", path);
+    char *origin = check_format("--set %.200s", assignment);
     if (!is_expression(value)) {
         put(deck, path, origin, (struct deck_value){.type = DECK_STRING, .text = check_strdup(value)});
         return true;
@@ -541,11 +561,8 @@ bool deck_set(struct deck *deck, const char *assignment, struct fault *fault)
     char *text = check_format("value = %s\n;", value);
     config_t config;
     bool ok = parse(&config, text, source, fault);
-    if (!ok)
-        fault_prefix(fault,
-                     "'%.80s' is not one value (a string that looks like a number needs quotes): ", value);
     if (ok && config_setting_length(config_root_setting(&config)) != 1)
-        ok = fault_raise(fault, EXIT_CODE_DECK, "%s: '%.80s' is not one value", origin, value);
+        ok = fault_raise(fault, EXIT_CODE_DECK, "%s: one value is expected", origin);
     ok = ok && take(deck, config_setting_get_elem(config_root_setting(&config), 0), path, source, fault);
     config_destroy(&config);
     free(text);

@@ -33,7 +33,7 @@ struct deck_value {
 
 struct deck_setting {
     char *path;   /* "prune.steps"; owned */
-    char *origin; /* "input/prune.cfg:12" or "--set prune.steps"; owned */
+    char *origin; /* "input/prune.cfg:12" or "--set prune.steps=5"; owned */
     struct deck_value value;
 };
 
