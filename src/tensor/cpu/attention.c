@@ -15,6 +15,7 @@
 enum {
     SCORES_FORWARD = 1 << 17, /* of a block: with its probabilities within a level 2 cache of 1 MiB */
     SCORES_BACKWARD = 1 << 16,
+    VECTOR = 16,         /* floats */
     FEWEST_QUERIES = 64, /* of a block, however many keys: fewer make the products slow */
 };
 
@@ -52,6 +53,7 @@ static struct work cut(struct backend *backend, const struct attention *attentio
                         .samples = q->dim[0],
                         .queries = tensor_tokens(q),
                         .keys = tensor_tokens(kv)};
+    CHECK(attention->scale > 0, "attention with scale %g, which must be positive", (double)attention->scale);
     int64_t units = 2 * primitives_threads(work.cpu), heads = attention->heads;
     int64_t rows = scores / work.keys > FEWEST_QUERIES ? scores / work.keys : FEWEST_QUERIES;
     if (rows > work.queries) rows = work.queries;
@@ -76,9 +78,10 @@ struct matrices {
     int64_t stack, row, column;
 };
 
-static struct matrices dense(enum dtype dtype, int64_t rows, int64_t columns)
+/* Of rows that lie `stride` apart. */
+static struct matrices dense(enum dtype dtype, int64_t rows, int64_t stride)
 {
-    return (struct matrices){dtype, rows * columns, columns, 1};
+    return (struct matrices){dtype, rows * stride, stride, 1};
 }
 
 static struct matrices transposed(struct matrices matrices)
@@ -178,20 +181,26 @@ struct forward_products {
 };
 
 struct forward_scratch {
-    float *scores;       /* [group, rows, keys] */
+    float *scores;       /* [group, rows, row_stride] */
     void *probabilities; /* the same in the compute dtype; in place in fp32 */
     float *output;       /* [group, rows, head_size], not divided by the sums */
     float *factor;       /* [group, rows]: gate / sum */
     void *product;       /* of the primitives */
 };
 
+/* Floats between the rows of a block's scores. */
+static int64_t row_stride(const struct work *work)
+{
+    return divide_up(work->keys, VECTOR) * VECTOR;
+}
+
 static struct forward_products forward_products(const struct work *work, int64_t rows)
 {
-    int64_t keys = work->keys, size = work->attention->head_size;
+    int64_t keys = work->keys, size = work->attention->head_size, stride = row_stride(work);
     struct matrices q = heads_of(work, work->q), kv = heads_of(work, work->kv);
     return (struct forward_products){
-        .scores = product(work, rows, size, keys, q, transposed(kv), dense(DTYPE_F32, rows, keys), false),
-        .output = product(work, rows, keys, size, dense(work->dtype, rows, keys), kv,
+        .scores = product(work, rows, size, keys, q, transposed(kv), dense(DTYPE_F32, rows, stride), false),
+        .output = product(work, rows, keys, size, dense(work->dtype, rows, stride), kv,
                           dense(DTYPE_F32, rows, size), false),
     };
 }
@@ -200,43 +209,43 @@ static struct forward_scratch
 forward_scratch(const struct work *work, const struct forward_products products[2], char *base, size_t *bytes)
 {
     size_t rows = (size_t)(work->group * work->rows), product_bytes = 0;
+    size_t stride = (size_t)row_stride(work);
     for (int i = 0; i < 2; i++)
         product_bytes = larger(product_bytes,
                                larger(products[i].scores->scratch_bytes, products[i].output->scratch_bytes));
     struct forward_scratch scratch;
-    scratch.scores = deal(base, bytes, rows * (size_t)work->keys * sizeof(float));
+    scratch.scores = deal(base, bytes, rows * stride * sizeof(float));
     scratch.probabilities = work->dtype == DTYPE_F32
                                 ? (void *)scratch.scores
-                                : deal(base, bytes, rows * (size_t)work->keys * dtype_size(work->dtype));
+                                : deal(base, bytes, rows * stride * dtype_size(work->dtype));
     scratch.output = deal(base, bytes, rows * (size_t)work->attention->head_size * sizeof(float));
     scratch.factor = deal(base, bytes, rows * sizeof(float));
     scratch.product = deal(base, bytes, product_bytes);
     return scratch;
 }
 
-/* Scores of one query -> exp(score - largest); returns their sum, and its logarithm with the largest score
- * added. Keys from `visible` on, and those with mask 0, are hidden. */
-static float exponentials(float *restrict row, int64_t keys, int64_t visible, float scale,
+/* Scores of one query -> exp(scale (score - largest)); returns their sum, and its logarithm with the largest
+ * score added. Keys from `visible` on, and those with mask 0, are hidden. `stride` is a multiple of the
+ * vector length, so that the loops over a row have no scalar rest. */
+static float exponentials(float *restrict row, int64_t keys, int64_t visible, int64_t stride, float scale,
                           const float *restrict mask, float *log_sum)
 {
     float largest = -INFINITY, sum = 0;
-    if (mask) {
+    if (mask)
 #pragma omp simd
-        for (int64_t i = 0; i < visible; i++) row[i] = mask[i] != 0 ? row[i] * scale : -INFINITY;
-    } else {
-#pragma omp simd
-        for (int64_t i = 0; i < visible; i++) row[i] *= scale;
-    }
+        for (int64_t i = 0; i < keys; i++) row[i] = mask[i] != 0 ? row[i] : -INFINITY;
+    for (int64_t i = visible; i < stride; i++) row[i] = -INFINITY;
 #pragma omp simd reduction(max : largest)
-    for (int64_t i = 0; i < visible; i++) largest = row[i] > largest ? row[i] : largest;
+    for (int64_t i = 0; i < stride; i++) largest = row[i] > largest ? row[i] : largest;
     if (largest == -INFINITY) largest = 0; // a query that sees no key: output zero
+    float shift = -scale * largest;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < visible; i++) {
-        row[i] = vector_exp(row[i] - largest);
-        sum += row[i];
+    for (int64_t i = 0; i < stride; i++) {
+        float exponential = vector_exp(multiply_add(row[i], scale, shift));
+        row[i] = exponential;
+        sum += exponential;
     }
-    for (int64_t i = visible; i < keys; i++) row[i] = 0;
-    *log_sum = sum == 0 ? 0 : largest + logf(sum);
+    *log_sum = sum == 0 ? 0 : logf(sum) - shift;
     return sum;
 }
 
@@ -246,7 +255,8 @@ static void forward_block(const struct work *work, const struct forward_products
                           struct tensor *y, struct tensor *log_sum)
 {
     const struct attention *attention = work->attention;
-    int64_t first = block * work->rows, keys = work->keys, size = attention->head_size;
+    int64_t first = block * work->rows, keys = work->keys, stride = row_stride(work);
+    int64_t size = attention->head_size;
     int64_t rows = work->queries - first < work->rows ? work->queries - first : work->rows;
     const float *mask = work->key_mask ? (const float *)work->key_mask->data + sample * keys : NULL;
     const struct tensor probabilities = {.dtype = work->dtype, .data = scratch->probabilities};
@@ -257,11 +267,11 @@ static void forward_block(const struct work *work, const struct forward_products
     for (int64_t i = 0; i < work->group * rows; i++) {
         int64_t this_head = head + i / rows, query = first + i % rows;
         int64_t visible = attention->causal && query + 1 < keys ? query + 1 : keys;
-        float *row = scratch->scores + i * keys;
+        float *row = scratch->scores + i * stride;
         float *log = (float *)log_sum->data + (sample * attention->heads + this_head) * work->queries + query;
-        float sum = exponentials(row, keys, visible, attention->scale, mask, log);
+        float sum = exponentials(row, keys, visible, stride, attention->scale, mask, log);
         scratch->factor[i] = sum == 0 ? 0 : gate_of_head(work, sample, this_head) / sum;
-        tile_store(&probabilities, i * keys, keys, row);
+        tile_store(&probabilities, i * stride, stride, row);
     }
     multiply(work, products->output, scratch->probabilities,
              address_of(work, work->kv, sample, 0, attention->v_column, head), scratch->output,

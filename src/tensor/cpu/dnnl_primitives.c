@@ -71,29 +71,47 @@ struct primitive *primitive_find(const struct cpu_backend *cpu, const struct pri
     return primitive;
 }
 
+/* Whether the first post-op reads a third tensor (asked for its layout otherwise, oneDNN answers at random).
+ */
+static bool adds_tensor(const_dnnl_primitive_desc_t descriptor)
+{
+    const_dnnl_primitive_attr_t attributes;
+    const_dnnl_post_ops_t post_ops;
+    DNNL_CHECK(dnnl_primitive_desc_get_attr(descriptor, &attributes));
+    DNNL_CHECK(dnnl_primitive_attr_get_post_ops(attributes, &post_ops));
+    return dnnl_post_ops_len(post_ops) > 0 && dnnl_post_ops_get_kind(post_ops, 0) == dnnl_binary;
+}
+
+static void add_operand(struct primitive *primitive, int argument, const dnnl_memory_desc_t *found,
+                        const dnnl_memory_desc_t *layouts[PRIMITIVE_MAX_OPERANDS])
+{
+    CHECK(primitive->operand_count < PRIMITIVE_MAX_OPERANDS, "more than %d operands", PRIMITIVE_MAX_OPERANDS);
+    primitive->argument[primitive->operand_count] = argument;
+    layouts[primitive->operand_count++] = found;
+}
+
 /* The operands that an implementation has, found by asking for each that one could have. */
 static void find_operands(struct primitive *primitive, const_dnnl_primitive_desc_t descriptor,
                           const dnnl_memory_desc_t *layouts[PRIMITIVE_MAX_OPERANDS])
 {
-    static const int arguments[] = {DNNL_ARG_SRC,       DNNL_ARG_WEIGHTS,
-                                    DNNL_ARG_BIAS,      DNNL_ARG_DST,
-                                    DNNL_ARG_DIFF_SRC,  DNNL_ARG_DIFF_WEIGHTS,
-                                    DNNL_ARG_DIFF_DST,  DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1,
-                                    DNNL_ARG_SCRATCHPAD};
+    static const int arguments[] = {DNNL_ARG_SRC,      DNNL_ARG_WEIGHTS,      DNNL_ARG_BIAS,    DNNL_ARG_DST,
+                                    DNNL_ARG_DIFF_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST};
     for (size_t i = 0; i < sizeof arguments / sizeof *arguments; i++) {
-        int argument = arguments[i];
         const dnnl_memory_desc_t *found =
-            argument == DNNL_ARG_SCRATCHPAD
-                ? dnnl_primitive_desc_query_md(descriptor, dnnl_query_scratchpad_md, 0)
-                : dnnl_primitive_desc_query_md(descriptor, dnnl_query_exec_arg_md, argument);
-        if (!found || (found->ndims == 0 && argument != DNNL_ARG_SCRATCHPAD)) continue;
-        CHECK(primitive->operand_count < PRIMITIVE_MAX_OPERANDS, "more than %d operands",
-              PRIMITIVE_MAX_OPERANDS);
-        if (argument == DNNL_ARG_WEIGHTS || argument == DNNL_ARG_DIFF_WEIGHTS) primitive->weights = *found;
-        if (argument == DNNL_ARG_SCRATCHPAD) primitive->scratch_bytes = dnnl_memory_desc_get_size(found);
-        primitive->argument[primitive->operand_count] = argument;
-        layouts[primitive->operand_count++] = found;
+            dnnl_primitive_desc_query_md(descriptor, dnnl_query_exec_arg_md, arguments[i]);
+        if (!found || found->ndims == 0) continue;
+        add_operand(primitive, arguments[i], found, layouts);
+        if (arguments[i] == DNNL_ARG_WEIGHTS || arguments[i] == DNNL_ARG_DIFF_WEIGHTS)
+            primitive->weights = *found;
     }
+    if (adds_tensor(descriptor)) {
+        int third = DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1;
+        add_operand(primitive, third, dnnl_primitive_desc_query_md(descriptor, dnnl_query_exec_arg_md, third),
+                    layouts);
+    }
+    const dnnl_memory_desc_t *scratch = dnnl_primitive_desc_query_md(descriptor, dnnl_query_scratchpad_md, 0);
+    primitive->scratch_bytes = dnnl_memory_desc_get_size(scratch);
+    add_operand(primitive, DNNL_ARG_SCRATCHPAD, scratch, layouts);
 }
 
 struct primitive *primitive_new(struct cpu_backend *cpu, dnnl_primitive_desc_t descriptor, int threads)
