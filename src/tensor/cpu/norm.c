@@ -31,8 +31,31 @@ struct moments {
     double mean, squares;
 };
 
-/* moments [B, chunks, groups] of x + shift; centre [B, chunks, C] is scratch. In two passes over a chunk: the
- * mean first, then the squares of what is left, so a large mean costs no digits. */
+/* Adds to the moments of groups what a tile of `size` channels from `channel` on has in `rows` rows, the
+ * first of which begins at element `first`: squared deviations from `centre`, and the mean of the deviations,
+ * which is what the centre lacks of the mean. */
+static void add_deviations(const struct tensor *x, int64_t first, int64_t rows, int64_t stride, int64_t size,
+                           const float *centre, int64_t channel, int64_t width, struct moments *of_group)
+{
+    float buffer[TILE], sum[TILE] = {0}, squares[TILE] = {0};
+    for (int64_t row = 0; row < rows; row++) {
+        const float *value = tile_load(x, first + row * stride, size, buffer);
+#pragma omp simd
+        for (int64_t i = 0; i < size; i++) {
+            float deviation = value[i] - centre[i];
+            sum[i] += deviation;
+            squares[i] = multiply_add(deviation, deviation, squares[i]);
+        }
+    }
+    for (int64_t i = 0; i < size; i++) {
+        struct moments *moments = &of_group[(channel + i) / width];
+        moments->mean += sum[i] / (double)(rows * width);
+        moments->squares += squares[i];
+    }
+}
+
+/* moments [B, chunks, groups] of x + shift; centre [B, chunks, C] is scratch. In two passes over a chunk: its
+ * mean to fp32 first, then what is left of it and the squares, so a large mean costs no digits. */
 static void chunk_moments(const struct group_sizes *sizes, const struct tensor *x, const struct tensor *shift,
                           float *centre, struct moments *moments)
 {
@@ -52,29 +75,17 @@ static void chunk_moments(const struct group_sizes *sizes, const struct tensor *
 #pragma omp simd
                 for (int64_t i = 0; i < size; i++) sum[c + i] += value[i];
             }
+        struct moments *of_group = moments + unit * sizes->groups;
         for (int64_t group = 0; group < sizes->groups; group++) {
             double total = 0;
             for (int64_t c = group * width; c < (group + 1) * width; c++)
                 total += sum[c] + (shift ? (double)rows * element(shift, sample * channels + c) : 0);
-            double mean = total / (double)(rows * width);
-            moments[unit * sizes->groups + group] = (struct moments){mean, 0};
+            of_group[group] = (struct moments){(float)(total / (double)(rows * width)), 0};
             for (int64_t c = group * width; c < (group + 1) * width; c++)
-                sum[c] = (float)(mean - (shift ? element(shift, sample * channels + c) : 0));
+                sum[c] = (float)(of_group[group].mean - (shift ? element(shift, sample * channels + c) : 0));
         }
-        for (int64_t c = 0; c < channels; c += TILE) {
-            int64_t size = tile_size(c, channels);
-            float squares[TILE] = {0};
-            for (int64_t row = 0; row < rows; row++) {
-                const float *value = tile_load(x, first + row * channels + c, size, buffer);
-#pragma omp simd
-                for (int64_t i = 0; i < size; i++) {
-                    float deviation = value[i] - sum[c + i];
-                    squares[i] = multiply_add(deviation, deviation, squares[i]);
-                }
-            }
-            for (int64_t i = 0; i < size; i++)
-                moments[unit * sizes->groups + (c + i) / width].squares += squares[i];
-        }
+        for (int64_t c = 0; c < channels; c += TILE)
+            add_deviations(x, first + c, rows, channels, tile_size(c, channels), sum + c, c, width, of_group);
     }
 }
 
@@ -83,8 +94,8 @@ static void group_statistics(const struct group_sizes *sizes, const struct momen
                              float *statistics)
 {
     struct chunks chunks = sizes->chunks;
-#pragma omp parallel for schedule(static) if (sizes->samples * chunks.count * sizes->groups >=               \
-                                              PARALLEL_MINIMUM)
+    bool parallel = sizes->samples * chunks.count * sizes->groups >= PARALLEL_MINIMUM;
+#pragma omp parallel for schedule(static) if (parallel)
     for (int64_t index = 0; index < sizes->samples * sizes->groups; index++) {
         int64_t sample = index / sizes->groups, group = index % sizes->groups;
         double count = 0, mean = 0, squares = 0;
@@ -400,24 +411,38 @@ void group_norm_backward_cpu(struct backend *backend, const struct tensor *x, co
 
 /* ---- LayerNorm */
 
-/* Sum over a row of x - centre, or of its squares; fp32 within a tile, fp64 over the tiles. */
-static double row_sum(const struct tensor *x, int64_t first, int64_t channels, float centre, bool squares)
+/* Mean and variance of a row: the mean to fp32 first, then what is left of it and the squares. fp32 within a
+ * tile, fp64 over the tiles. */
+static void row_moments(const struct tensor *x, int64_t first, int64_t channels, double *mean,
+                        double *variance)
 {
-    double sum = 0;
+    float buffer[TILE];
+    double total = 0, rest = 0, squares = 0;
     for (int64_t c = 0; c < channels; c += TILE) {
         int64_t size = tile_size(c, channels);
-        float buffer[TILE], part = 0;
         const float *value = tile_load(x, first + c, size, buffer);
-        if (squares) {
-#pragma omp simd reduction(+ : part)
-            for (int64_t i = 0; i < size; i++) part += (value[i] - centre) * (value[i] - centre);
-        } else {
-#pragma omp simd reduction(+ : part)
-            for (int64_t i = 0; i < size; i++) part += value[i];
-        }
-        sum += part;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < size; i++) sum += value[i];
+        total += sum;
     }
-    return sum;
+    float centre = (float)(total / (double)channels);
+    for (int64_t c = 0; c < channels; c += TILE) {
+        int64_t size = tile_size(c, channels);
+        const float *value = tile_load(x, first + c, size, buffer);
+        float sum = 0, sum_squares = 0;
+#pragma omp simd reduction(+ : sum, sum_squares)
+        for (int64_t i = 0; i < size; i++) {
+            float deviation = value[i] - centre;
+            sum += deviation;
+            sum_squares += deviation * deviation;
+        }
+        rest += sum;
+        squares += sum_squares;
+    }
+    rest /= (double)channels;
+    *mean = centre + rest;
+    *variance = squares / (double)channels - rest * rest;
 }
 
 void layer_norm_forward_cpu(struct backend *backend, const struct tensor *x, const struct tensor *weight,
@@ -430,9 +455,9 @@ void layer_norm_forward_cpu(struct backend *backend, const struct tensor *x, con
     float *moments = statistics->data;
 #pragma omp parallel for schedule(static) if (tensor_count(x) >= PARALLEL_MINIMUM)
     for (int64_t row = 0; row < rows; row++) {
-        float mean = (float)(row_sum(x, row * channels, channels, 0, false) / (double)channels);
-        double variance = row_sum(x, row * channels, channels, mean, true) / (double)channels;
-        float scale = (float)(1 / sqrt(variance + epsilon));
+        double row_mean, variance;
+        row_moments(x, row * channels, channels, &row_mean, &variance);
+        float mean = (float)row_mean, scale = (float)(1 / sqrt(variance + epsilon));
         moments[2 * row] = mean;
         moments[2 * row + 1] = scale;
         for (int64_t c = 0; c < channels; c += TILE) {

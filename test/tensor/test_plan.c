@@ -1,0 +1,157 @@
+/* The plan backend: the same calls count the same memory as on the CPU, and nothing is touched. */
+#include "base/check.h"
+#include "tensor/op.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { B = 2, H = 6, W = 5, C = 16, T = 13, D = 24, HEADS = 2, GATES = 9, ENTRIES = 11 };
+
+/* Parameters of a small network that uses every op. */
+struct network {
+    struct parameter_set set;
+    struct parameter *conv, *conv_bias, *norm_weight, *norm_bias, *layer_weight, *layer_bias;
+    struct parameter *q, *kv, *proj, *down, *time, *table;
+};
+
+static void network_init(struct network *network, struct backend *backend, bool trainable)
+{
+    struct parameter_set *set = &network->set;
+    static const char *const kv[] = {"k", "v"};
+    parameter_set_init(set, backend);
+    network->conv = parameter_add(set, true, 4, (int64_t[]){C, C, 3, 3}, "conv.weight");
+    network->conv_bias = parameter_add(set, false, 1, (int64_t[]){C}, "conv.bias");
+    network->norm_weight = parameter_add(set, false, 1, (int64_t[]){C}, "norm.weight");
+    network->norm_bias = parameter_add(set, false, 1, (int64_t[]){C}, "norm.bias");
+    network->layer_weight = parameter_add(set, false, 1, (int64_t[]){C}, "layer.weight");
+    network->layer_bias = parameter_add(set, false, 1, (int64_t[]){C}, "layer.bias");
+    network->q = parameter_add(set, true, 2, (int64_t[]){C, C}, "q");
+    network->kv = parameter_add_stacked(set, C, D, "", 2, kv);
+    network->proj = parameter_add(set, true, 2, (int64_t[]){8 * C, C}, "proj");
+    network->down = parameter_add(set, true, 2, (int64_t[]){C, 4 * C}, "down");
+    network->time = parameter_add(set, true, 2, (int64_t[]){C, C}, "time");
+    network->table = parameter_add(set, false, 2, (int64_t[]){ENTRIES, D}, "table");
+    parameter_set_allocate(set, trainable);
+}
+
+/* One step; returns the loss [B]. */
+static struct tensor *network_step(struct tape *tape, const struct network *n)
+{
+    static float pixels[B * H * W * C], mask[B * T], gate_values[B * GATES], times[B];
+    static int32_t ids[B * T];
+    for (int i = 0; i < B * T; i++) mask[i] = 1;
+    enum dtype dtype = tape_dtype(tape);
+    struct tensor *x = tape_input(tape, dtype, 4, (int64_t[]){B, H, W, C}, pixels);
+    struct tensor *target = tape_input(tape, dtype, 4, (int64_t[]){B, H, W, C}, pixels);
+    struct tensor *key_mask = tape_input(tape, DTYPE_F32, 2, (int64_t[]){B, T}, mask);
+    struct tensor *gates = tape_input(tape, DTYPE_F32, 2, (int64_t[]){B, GATES}, gate_values);
+    struct tensor *timesteps = tape_input(tape, DTYPE_F32, 1, (int64_t[]){B}, times);
+    struct tensor *tokens = tape_input(tape, DTYPE_I32, 2, (int64_t[]){B, T}, ids);
+    gates->needs_grad = true;
+
+    struct tensor *text = op_embedding(tape, tokens, n->table);
+    struct tensor *shift = op_timestep_embedding(tape, timesteps, C, true, 0);
+    shift = op_linear(tape, op_activation(tape, ACTIVATION_SILU, shift), n->time, NULL, NULL);
+    struct tensor *f =
+        op_convolution(tape, (struct convolution){1, 1, 1, 1, 1}, x, n->conv, n->conv_bias, NULL);
+    f = op_group_norm(tape, f, shift, n->norm_weight, n->norm_bias, 4, 1e-5f, true,
+                      (struct gate){gates, 0, 4});
+    f = op_linear(tape, op_layer_norm(tape, f, n->layer_weight, n->layer_bias, 1e-5f), n->q, NULL, f);
+    struct attention attention = {.heads = HEADS, .head_size = C / HEADS, .v_column = C, .scale = 0.3f};
+    struct tensor *keys = op_linear(tape, text, n->kv, NULL, NULL);
+    f = op_attention(tape, attention, f, keys, key_mask, (struct gate){gates, 4, HEADS});
+    f = op_geglu(tape, op_linear(tape, f, n->proj, NULL, NULL), (struct gate){gates, 6, 2});
+    f = op_linear(tape, f, n->down, NULL, NULL);
+    f = op_depth_mix(tape, x, f, (struct gate){gates, 8, 1});
+    f = op_add(tape, f, op_scale(tape, x, 0.5f));
+    f = op_upsample(tape, op_concat(tape, f, x), 2 * H, 2 * W);
+    struct tensor *wide = op_upsample(tape, op_concat(tape, target, x), 2 * H, 2 * W);
+    return op_squared_error(tape, f, wide);
+}
+
+/* What a run held at most. */
+struct held {
+    size_t tape, backend;
+};
+
+static struct held measure(enum backend_kind kind, enum dtype dtype, enum tape_mode mode, bool freeze)
+{
+    struct backend *backend = backend_open(kind);
+    struct network network;
+    network_init(&network, backend, !freeze);
+    if (freeze) parameter_set_freeze(&network.set, dtype, true);
+    struct tape *tape = tape_new(backend, dtype);
+    for (int step = 0; step < 2; step++) {
+        tape_reset(tape, mode);
+        struct tensor *loss = network_step(tape, &network);
+        float values[B] = {-1, -1}, seeds[B] = {1, 1};
+        const float *seed = seeds;
+        tape_read(tape, loss, values);
+        if (kind == BACKEND_PLAN)
+            for (int i = 0; i < B; i++) assert_true(values[i] == 0);
+        if (mode != TAPE_NO_GRADIENT) tape_backward(tape, 1, &loss, &seed);
+    }
+    struct held held = {arena_peak(tape_arena(tape)), backend_bytes(backend)};
+    tape_delete(tape);
+    parameter_set_clear(&network.set);
+    backend_close(backend);
+    return held;
+}
+
+static void test_counts_what_the_cpu_takes(void **state)
+{
+    (void)state;
+    const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16};
+    const enum tape_mode modes[] = {TAPE_NO_GRADIENT, TAPE_RECORD};
+    for (int i = 0; i < 8; i++) {
+        enum dtype dtype = dtypes[i % 2];
+        enum tape_mode mode = modes[i / 2 % 2];
+        bool freeze = i / 4 != 0;
+        struct backend *cpu = backend_open(BACKEND_CPU);
+        bool supported = cpu->ops->supports(cpu, dtype);
+        backend_close(cpu);
+        if (!supported) continue;
+        struct held real = measure(BACKEND_CPU, dtype, mode, freeze);
+        struct held planned = measure(BACKEND_PLAN, dtype, mode, freeze);
+        print_message("%s, %s, %s: step %zu bytes, program %zu bytes\n", dtype_name(dtype),
+                      mode == TAPE_RECORD ? "recorded" : "forward", freeze ? "frozen" : "trainable",
+                      real.tape, real.backend);
+        assert_int_equal(real.tape, planned.tape);
+        assert_int_equal(real.backend, planned.backend);
+        assert_true(real.tape > 0 && real.backend > 0);
+    }
+}
+
+static void test_memory(void **state)
+{
+    (void)state;
+    struct backend *backend = backend_open(BACKEND_PLAN);
+    size_t before = backend_bytes(backend), huge = (size_t)1 << 50;
+    void *memory = backend->ops->memory_new(backend, huge);
+    assert_non_null(memory);
+    assert_int_equal(backend_bytes(backend) - before, huge);
+    unsigned char bytes[8] = "1234567";
+    backend->ops->upload(backend, memory, bytes, sizeof bytes);
+    backend->ops->fill_zero(backend, memory, huge);
+    backend->ops->download(backend, bytes, memory, sizeof bytes);
+    assert_memory_equal(bytes, ((unsigned char[8]){0}), sizeof bytes);
+    assert_true(backend->ops->sum_of_squares(backend, memory, 1 << 20) == 0);
+    backend->ops->memory_free(backend, memory, huge);
+    assert_true(backend_bytes(backend) - before >= huge); // the largest ever held
+    backend_close(backend);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_counts_what_the_cpu_takes),
+        cmocka_unit_test(test_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
