@@ -5,11 +5,14 @@
 #include "io/safetensors.h"
 #include "tensor/backend.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME_SIZE = 256 };
+enum { NAME_SIZE = 256, SHAPE_SIZE = 192, NAMES_SHOWN = 4 };
+
+// ---- parts as files know them
 
 int weights_file_shape(const struct parameter *parameter, int part, int64_t shape[TENSOR_MAX_RANK])
 {
@@ -19,104 +22,138 @@ int weights_file_shape(const struct parameter *parameter, int part, int64_t shap
     return parameter->file_rank;
 }
 
+static int64_t row_elements(const struct parameter *parameter)
+{
+    return tensor_count(&parameter->value) / parameter->value.dim[0];
+}
+
 static int64_t part_elements(const struct parameter *parameter, int part)
 {
-    return tensor_count(&parameter->value) / parameter->value.dim[0] * parameter->part[part].rows;
+    return parameter->part[part].rows * row_elements(parameter);
 }
 
-/* Elements before a part in its parameter. */
-static int64_t part_offset(const struct parameter *parameter, int part)
+/* Where a part lies in the memory of its whole parameter. */
+static float *part_place(const struct parameter *parameter, int part, float *values)
 {
-    return tensor_count(&parameter->value) / parameter->value.dim[0] * parameter->part[part].first_row;
+    return values + parameter->part[part].first_row * row_elements(parameter);
 }
 
-static bool read_part_h5(struct h5_reader *reader, const char *group, const struct parameter *parameter,
-                         int part, float *values, struct fault *fault)
+/* Host memory for the largest parameter. The caller frees it. */
+static float *parameter_buffer(const struct parameter_set *set)
 {
-    char name[NAME_SIZE];
-    snprintf(name, sizeof name, "%s/%s", group, parameter->part[part].name);
+    int64_t most = 0;
+    for (int i = 0; i < set->count; i++)
+        if (tensor_count(&set->items[i]->value) > most) most = tensor_count(&set->items[i]->value);
+    return check_malloc((size_t)most * sizeof(float));
+}
+
+// ---- a file, whatever its format
+
+/* Named arrays: a safetensors file, or the datasets of a group in an HDF5 file. */
+struct weight_file {
+    const char *path;
+    const struct safetensors *safetensors; // borrowed; or NULL and
+    struct h5_reader *reader;              // borrowed,
+    const char *group;
+    struct h5_strings names; // owned
+};
+
+static int weight_count(const struct weight_file *file)
+{
+    return file->safetensors ? safetensors_count(file->safetensors) : (int)file->names.count;
+}
+
+static const char *weight_name(const struct weight_file *file, int index)
+{
+    return file->safetensors ? safetensors_info(file->safetensors, index)->name : file->names.item[index];
+}
+
+static bool dataset_path(char path[NAME_SIZE], const char *group, const char *name)
+{
+    int length = snprintf(path, NAME_SIZE, "%s/%s", group, name);
+    return length >= 0 && length < NAME_SIZE;
+}
+
+static bool weight_shape(const struct weight_file *file, const char *name, int *rank,
+                         int64_t shape[SAFETENSORS_MAX_RANK], struct fault *fault)
+{
+    if (file->safetensors) {
+        const struct safetensors_info *info = safetensors_find(file->safetensors, name);
+        *rank = info->rank;
+        memcpy(shape, info->shape, (size_t)info->rank * sizeof shape[0]);
+        return true;
+    }
+    char path[NAME_SIZE];
+    struct h5_info info;
+    if (!dataset_path(path, file->group, name))
+        return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s/%s: the name is too long", file->path, file->group,
+                           name);
+    if (!h5_describe(file->reader, path, &info, fault)) return false;
+    *rank = info.rank;
+    memcpy(shape, info.shape, (size_t)info.rank * sizeof shape[0]);
+    return true;
+}
+
+/* A part that check_file has found there with its shape. */
+static bool weight_read(const struct weight_file *file, const struct parameter *parameter, int part,
+                        float *out, struct fault *fault)
+{
+    const char *name = parameter->part[part].name;
     int64_t shape[TENSOR_MAX_RANK];
     int rank = weights_file_shape(parameter, part, shape);
-    return h5_expect(reader, name, rank, shape, NULL, fault) &&
-           h5_read_float(reader, name, 0, shape[0], values, fault);
-}
-
-/* The group may hold the parts of the set and nothing else. */
-static bool check_nothing_else(const struct parameter_set *set, struct h5_reader *reader, const char *group,
-                               struct fault *fault)
-{
-    struct h5_strings names;
-    if (!h5_list(reader, group, false, &names, fault)) return false;
-    bool ok = true;
-    for (int64_t i = 0; ok && i < names.count; i++) {
-        int part;
-        if (!parameter_find(set, names.item[i], &part))
-            ok = fault_raise(fault, EXIT_CODE_INPUT, "%s: %s/%s is no weight of this network",
-                             h5_path(reader), group, names.item[i]);
+    if (file->safetensors) {
+        if (!safetensors_read(file->safetensors, name, rank, shape, out, fault)) return false;
+    } else {
+        char path[NAME_SIZE];
+        CHECK(dataset_path(path, file->group, name), "%s/%s: the name is too long", file->group, name);
+        if (!h5_read_float(file->reader, path, 0, shape[0], out, fault)) return false;
     }
-    h5_strings_free(&names);
-    return ok;
-}
-
-bool weights_read_h5(struct parameter_set *set, struct h5_reader *reader, const char *group,
-                     struct fault *fault)
-{
-    for (int i = 0; i < set->count; i++) {
-        struct parameter *parameter = set->items[i];
-        for (int part = 0; part < parameter->part_count; part++) {
-            float *values = check_malloc((size_t)part_elements(parameter, part) * sizeof *values);
-            bool ok = read_part_h5(reader, group, parameter, part, values, fault);
-            if (ok) parameter_part_upload(set, parameter, part, values);
-            free(values);
-            if (!ok) return false;
-        }
-    }
-    return check_nothing_else(set, reader, group, fault);
-}
-
-bool weights_read_values_h5(const struct parameter_set *set, float *const *values, struct h5_reader *reader,
-                            const char *group, struct fault *fault)
-{
-    for (int i = 0; i < set->count; i++) {
-        const struct parameter *parameter = set->items[i];
-        for (int part = 0; part < parameter->part_count; part++) {
-            size_t bytes = (size_t)part_elements(parameter, part) * sizeof(float);
-            float *host = check_malloc(bytes);
-            bool ok = read_part_h5(reader, group, parameter, part, host, fault);
-            if (ok)
-                set->backend->ops->upload(set->backend, values[i] + part_offset(parameter, part), host,
-                                          bytes);
-            free(host);
-            if (!ok) return false;
-        }
-    }
-    return check_nothing_else(set, reader, group, fault);
-}
-
-bool weights_write_h5(const struct parameter_set *set, float *const *values, struct h5_writer *writer,
-                      const char *group, bool half, struct fault *fault)
-{
-    for (int i = 0; i < set->count; i++) {
-        const struct parameter *parameter = set->items[i];
-        for (int part = 0; part < parameter->part_count; part++) {
-            size_t bytes = (size_t)part_elements(parameter, part) * sizeof(float);
-            float *host = check_malloc(bytes);
-            if (values)
-                set->backend->ops->download(set->backend, host, values[i] + part_offset(parameter, part),
-                                            bytes);
-            else
-                parameter_part_download(set, parameter, part, host);
-            char name[NAME_SIZE];
-            snprintf(name, sizeof name, "%s/%s", group, parameter->part[part].name);
-            int64_t shape[TENSOR_MAX_RANK];
-            int rank = weights_file_shape(parameter, part, shape);
-            bool ok = half ? h5_write_half(writer, name, rank, shape, host, fault)
-                           : h5_write_float(writer, name, rank, shape, host, fault);
-            free(host);
-            if (!ok) return false;
-        }
-    }
+    for (int64_t i = 0; i < part_elements(parameter, part); i++)
+        if (!isfinite(out[i]))
+            return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s: element %lld is not finite", file->path, name,
+                               (long long)i);
     return true;
+}
+
+// ---- does a file fit a network
+
+/* Weights that do not fit in one way: the first few by name, and their number. */
+struct findings {
+    int count;
+    char names[1024];
+};
+
+static void findings_add(struct findings *findings, const char *name)
+{
+    size_t used = strlen(findings->names);
+    if (findings->count++ < NAMES_SHOWN)
+        snprintf(findings->names + used, sizeof findings->names - used, "%s%s", used ? ", " : "", name);
+}
+
+/* Appends "2 missing (a, b)" to a message. */
+static void findings_print(const struct findings *findings, const char *what, char text[FAULT_TEXT_SIZE])
+{
+    size_t used = strlen(text);
+    if (findings->count)
+        snprintf(text + used, FAULT_TEXT_SIZE - used, "%s%d %s (%s%s)", used ? "; " : "", findings->count,
+                 what, findings->names, findings->count > NAMES_SHOWN ? ", ..." : "");
+}
+
+static const char *shape_text(int rank, const int64_t *shape, char text[SHAPE_SIZE])
+{
+    int length = snprintf(text, SHAPE_SIZE, "[");
+    for (int i = 0; i < rank; i++)
+        length += snprintf(text + length, SHAPE_SIZE - (size_t)length, "%s%lld", i ? ", " : "",
+                           (long long)shape[i]);
+    snprintf(text + length, SHAPE_SIZE - (size_t)length, "]");
+    return text;
+}
+
+static bool has_weight(const struct weight_file *file, const char *name)
+{
+    for (int i = 0; i < weight_count(file); i++)
+        if (strcmp(weight_name(file, i), name) == 0) return true;
+    return false;
 }
 
 static bool is_listed(const char *name, const char *const *list)
@@ -126,27 +163,122 @@ static bool is_listed(const char *name, const char *const *list)
     return false;
 }
 
+static bool check_part(const struct weight_file *file, const struct parameter *parameter, int part,
+                       struct findings *missing, struct findings *reshaped, struct fault *fault)
+{
+    const char *name = parameter->part[part].name;
+    if (!has_weight(file, name)) {
+        findings_add(missing, name);
+        return true;
+    }
+    int64_t allowed[TENSOR_MAX_RANK], found[SAFETENSORS_MAX_RANK];
+    int allowed_rank = weights_file_shape(parameter, part, allowed), found_rank = 0;
+    if (!weight_shape(file, name, &found_rank, found, fault)) return false;
+    if (found_rank == allowed_rank && memcmp(found, allowed, (size_t)found_rank * sizeof *found) == 0)
+        return true;
+    char text[NAME_SIZE + 2 * SHAPE_SIZE], found_text[SHAPE_SIZE], allowed_text[SHAPE_SIZE];
+    snprintf(text, sizeof text, "%s is %s, allowed %s", name, shape_text(found_rank, found, found_text),
+             shape_text(allowed_rank, allowed, allowed_text));
+    findings_add(reshaped, text);
+    return true;
+}
+
+static bool check_file(const struct weight_file *file, const struct parameter_set *set,
+                       const char *const *ignored, struct fault *fault)
+{
+    struct findings missing = {0}, reshaped = {0}, unknown = {0};
+    for (int i = 0; i < set->count; i++)
+        for (int part = 0; part < set->items[i]->part_count; part++)
+            if (!check_part(file, set->items[i], part, &missing, &reshaped, fault)) return false;
+    for (int i = 0, part; i < weight_count(file); i++)
+        if (!parameter_find(set, weight_name(file, i), &part) && !is_listed(weight_name(file, i), ignored))
+            findings_add(&unknown, weight_name(file, i));
+    char text[FAULT_TEXT_SIZE] = "";
+    findings_print(&missing, "missing", text);
+    findings_print(&reshaped, "of another shape", text);
+    findings_print(&unknown, "that the network does not have", text);
+    if (!*text) return true;
+    return fault_raise(fault, EXIT_CODE_INPUT, "%s: weights do not fit the network: %s", file->path, text);
+}
+
+// ---- reading
+
+/* Into the masters, or into `values` when not NULL. */
+static bool read_all(const struct weight_file *file, struct parameter_set *set, float *const *values,
+                     const char *const *ignored, struct fault *fault)
+{
+    if (!check_file(file, set, ignored, fault)) return false;
+    float *host = parameter_buffer(set);
+    bool ok = true;
+    for (int i = 0; ok && i < set->count; i++) {
+        struct parameter *parameter = set->items[i];
+        for (int part = 0; ok && part < parameter->part_count; part++) {
+            ok = weight_read(file, parameter, part, host, fault);
+            if (ok && values)
+                set->backend->ops->upload(set->backend, part_place(parameter, part, values[i]), host,
+                                          (size_t)part_elements(parameter, part) * sizeof *host);
+            else if (ok)
+                parameter_part_upload(set, parameter, part, host);
+        }
+    }
+    free(host);
+    return ok;
+}
+
+static bool read_group(struct parameter_set *set, float *const *values, struct h5_reader *reader,
+                       const char *group, struct fault *fault)
+{
+    struct weight_file file = {.path = h5_path(reader), .reader = reader, .group = group};
+    if (!h5_list(reader, group, false, &file.names, fault)) return false;
+    bool ok = read_all(&file, set, values, NULL, fault);
+    h5_strings_free(&file.names);
+    return ok;
+}
+
+bool weights_read_h5(struct parameter_set *set, struct h5_reader *reader, const char *group,
+                     struct fault *fault)
+{
+    return read_group(set, NULL, reader, group, fault);
+}
+
+bool weights_read_values_h5(const struct parameter_set *set, float *const *values, struct h5_reader *reader,
+                            const char *group, struct fault *fault)
+{
+    struct parameter_set borrowed = *set; // the same parameters; nothing of them is changed
+    return read_group(&borrowed, values, reader, group, fault);
+}
+
 bool weights_read_safetensors(struct parameter_set *set, const struct safetensors *file,
                               const char *const *ignored, struct fault *fault)
 {
-    for (int i = 0; i < set->count; i++) {
-        struct parameter *parameter = set->items[i];
-        for (int part = 0; part < parameter->part_count; part++) {
+    struct weight_file weights = {.path = safetensors_path(file), .safetensors = file};
+    return read_all(&weights, set, NULL, ignored, fault);
+}
+
+// ---- writing
+
+bool weights_write_h5(const struct parameter_set *set, float *const *values, struct h5_writer *writer,
+                      const char *group, bool half, struct fault *fault)
+{
+    float *host = parameter_buffer(set);
+    bool ok = true;
+    for (int i = 0; ok && i < set->count; i++) {
+        const struct parameter *parameter = set->items[i];
+        for (int part = 0; ok && part < parameter->part_count; part++) {
+            const char *name = parameter->part[part].name;
+            if (values)
+                set->backend->ops->download(set->backend, host, part_place(parameter, part, values[i]),
+                                            (size_t)part_elements(parameter, part) * sizeof *host);
+            else
+                parameter_part_download(set, parameter, part, host);
+            char path[NAME_SIZE];
+            CHECK(dataset_path(path, group, name), "%s/%s: the name is too long", group, name);
             int64_t shape[TENSOR_MAX_RANK];
             int rank = weights_file_shape(parameter, part, shape);
-            float *values = check_malloc((size_t)part_elements(parameter, part) * sizeof *values);
-            bool ok = safetensors_read(file, parameter->part[part].name, rank, shape, values, fault);
-            if (ok) parameter_part_upload(set, parameter, part, values);
-            free(values);
-            if (!ok) return false;
+            ok = half ? h5_write_half(writer, path, rank, shape, host, fault)
+                      : h5_write_float(writer, path, rank, shape, host, fault);
         }
     }
-    for (int i = 0; i < safetensors_count(file); i++) {
-        const char *name = safetensors_info(file, i)->name;
-        int part;
-        if (!parameter_find(set, name, &part) && !is_listed(name, ignored))
-            return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s is no weight of this network",
-                               safetensors_path(file), name);
-    }
-    return true;
+    free(host);
+    return ok;
 }

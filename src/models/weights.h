@@ -1,4 +1,9 @@
-/* Weights between a parameter_set and files: PyTorch names and layouts in both (DESIGN section 6). */
+/* Weights between a parameter_set and files: PyTorch names and layouts in both (DESIGN section 6).
+ *
+ * A file fits or it does not: before the first value moves, every part of the set must be there with its
+ * shape, and nothing else may be. One fault (EXIT_CODE_INPUT) names what is missing, what is of another
+ * shape, and what the network does not have. Values that are not finite are refused too. All functions are
+ * local to the calling rank. */
 #ifndef MODELS_WEIGHTS_H
 #define MODELS_WEIGHTS_H
 
@@ -9,9 +14,7 @@ struct h5_reader;
 struct h5_writer;
 struct safetensors;
 
-/* Fills a set (allocated, not frozen) from the group `group` ("weights") of an HDF5 file. Every part must be
- * there with its shape, and the group must hold nothing else: what is missing, extra or of another shape is
- * named. */
+/* Fills a set (allocated, not frozen) from the group `group` ("weights") of an HDF5 file. */
 bool weights_read_h5(struct parameter_set *set, struct h5_reader *reader, const char *group,
                      struct fault *fault);
 

@@ -1,9 +1,8 @@
 #include "models/wordpiece.h"
 
 #include "base/check.h"
+#include "io/text_file.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
@@ -123,19 +122,9 @@ bool wordpiece_parse(const char *vocabulary, size_t bytes, const char *name, str
 bool wordpiece_read(const char *path, struct wordpiece_options options, struct wordpiece **tokenizer,
                     struct fault *fault)
 {
-    FILE *file = fopen(path, "rb");
-    if (!file) return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s", path, strerror(errno));
-    char *text = NULL;
-    size_t bytes = 0, capacity = 1 << 18, more;
-    do { // one byte more than is allowed shows that the file is too large
-        capacity *= 2;
-        text = check_realloc(text, capacity);
-        more = fread(text + bytes, 1, capacity - bytes, file);
-        bytes += more;
-    } while (more && bytes <= WORDPIECE_MAX_FILE);
-    bool done = ferror(file) ? fault_raise(fault, EXIT_CODE_INPUT, "%s: %s", path, strerror(errno))
-                             : wordpiece_parse(text, bytes, path, options, tokenizer, fault);
-    fclose(file);
+    char *text;
+    if (!text_file_read(path, WORDPIECE_MAX_FILE, &text, fault)) return false;
+    bool done = wordpiece_parse(text, strlen(text), path, options, tokenizer, fault);
     free(text);
     return done;
 }

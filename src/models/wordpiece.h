@@ -21,7 +21,7 @@ enum {
     WORDPIECE_MAX_WORD = 100,              /* characters; a longer word is [UNK] */
     WORDPIECE_MAX_TOKEN = 512,             /* bytes of a vocabulary line */
     WORDPIECE_MAX_VOCABULARY = 1 << 20,    /* lines */
-    WORDPIECE_MAX_FILE = 64 * 1024 * 1024, /* bytes of the vocabulary */
+    WORDPIECE_MAX_FILE = 16 * 1024 * 1024, /* bytes of the vocabulary */
 };
 
 /* tokenizer_config.json's do_lower_case, strip_accents (there null: as do_lower_case), tokenize_chinese_chars

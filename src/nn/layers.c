@@ -30,6 +30,28 @@ void linear_init_stacked(struct linear *layer, struct parameter_set *set, int64_
     layer->bias = NULL;
 }
 
+void linear_init_stacked_bias(struct linear *layer, struct parameter_set *set, int64_t in, int64_t out,
+                              const char *name, int parts, const char *const *module)
+{
+    struct module_path weight[PARAMETER_MAX_PARTS];
+    const char *suffix[PARAMETER_MAX_PARTS];
+    CHECK(parts >= 1 && parts <= PARAMETER_MAX_PARTS, "%d parts, allowed 1 to %d", parts,
+          PARAMETER_MAX_PARTS);
+    for (int i = 0; i < parts; i++) {
+        weight[i] = module_path(".%s.weight", module[i]);
+        suffix[i] = weight[i].text;
+    }
+    layer->weight = parameter_add_stacked(set, out, in, name, parts, suffix);
+    layer->bias = parameter_add(set, false, 1, (int64_t[]){parts * out}, "%s.%s.bias", name, module[0]);
+    layer->bias->part_count = parts;
+    for (int i = 0; i < parts; i++) {
+        struct parameter_part *part = &layer->bias->part[i];
+        snprintf(part->name, sizeof part->name, "%s", module_path("%s.%s.bias", name, module[i]).text);
+        part->first_row = i * out;
+        part->rows = out;
+    }
+}
+
 void conv_init(struct conv *layer, struct parameter_set *set, int64_t in, int64_t out, int64_t kernel,
                int64_t stride, int64_t pad, const char *name)
 {

@@ -55,6 +55,10 @@ void layer_norm_init(struct layer_norm *layer, struct parameter_set *set, int64_
 void linear_init_stacked(struct linear *layer, struct parameter_set *set, int64_t in, int64_t out,
                          const char *name, int parts, const char *const *suffix);
 
+/* The same with biases, of modules name.module[i] (query, key, value). */
+void linear_init_stacked_bias(struct linear *layer, struct parameter_set *set, int64_t in, int64_t out,
+                              const char *name, int parts, const char *const *module);
+
 /* residual: added to the result, or NULL */
 struct tensor *linear_forward(struct tape *tape, const struct linear *layer, struct tensor *x,
                               struct tensor *residual);

@@ -64,6 +64,7 @@ struct parameter *parameter_add(struct parameter_set *set, bool product, int ran
     struct tensor shape = shape_of(rank, dim);
     struct parameter *parameter = append(set);
     parameter->value = parameter->gradient = shape;
+    parameter->file_rank = rank;
     parameter->product = product;
     parameter->part_count = 1;
     parameter->part[0].rows = shape.dim[0];
