@@ -20,6 +20,8 @@
 
 #include <cmocka.h>
 
+#include "support/faults.h"
+
 static const struct h5_parent parents[] = {{"data.h5", "0123"}, {"teacher.h5", "4567"}};
 static const struct h5_provenance provenance = {
     .program = "1.0",
@@ -35,15 +37,6 @@ static const struct h5_provenance provenance = {
 };
 
 static struct fault fault;
-#define GOOD(call) assert_true((call) || (print_error("%s\n", fault.text), false))
-// The call fails with this exit code and a text that contains `part`.
-#define FAILS(call, exit_code, part)                                                                         \
-    do {                                                                                                     \
-        assert_false(call);                                                                                  \
-        assert_int_equal(fault.code, exit_code);                                                             \
-        if (!strstr(fault.text, part)) fail_msg("fault text: %s", fault.text);                               \
-        fault = (struct fault){0};                                                                           \
-    } while (0)
 
 static int make_folder(void **state)
 {
