@@ -202,7 +202,7 @@ static hid_t make_creation(int rank, const hsize_t *chunk, enum h5_type type)
     H5_CHECK(H5Pset_chunk(creation, rank, chunk));
     if (type == H5_STRING && H5Zfilter_avail(H5Z_FILTER_DEFLATE) > 0) H5_CHECK(H5Pset_deflate(creation, 4));
     H5_CHECK(H5Pset_fletcher32(creation));
-    H5_CHECK(H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER)); // every element is written
+    H5_CHECK(H5Pset_fill_time(creation, H5D_FILL_TIME_ALLOC)); // zeros behind the last row of the last chunk
     H5_CHECK(H5Pset_attr_phase_change(creation, COMPACT_ATTRIBUTES, 0));
     H5_CHECK(H5Pset_obj_track_times(creation, false));
     return creation;
