@@ -355,7 +355,10 @@ static bool parse(config_t *config, const char *text, struct source source, stru
 {
     config_init(config);
     if (!scan_text(text, source, fault)) return false;
-    if (config_read_string(config, text)) return true;
+    char *line_ended = check_format("%s\n", text); // libconfig takes no comment that ends with the text
+    bool ok = config_read_string(config, line_ended);
+    free(line_ended);
+    if (ok) return true;
     if (source.lines)
         return fault_raise(fault, EXIT_CODE_DECK, "%s:%d: %s", source.name, config_error_line(config),
                            config_error_text(config));
