@@ -1,14 +1,18 @@
+#define _POSIX_C_SOURCE 200809L // nanosleep
 #include "comm/comm.h"
 
 #include "base/check.h"
+#include "base/timer.h"
 
 #include <limits.h>
 #include <mpi.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 struct comm {
-    MPI_Comm mpi; /* owned */
+    MPI_Comm mpi;     /* owned */
+    MPI_Comm meeting; /* the same ranks, for comm_meet alone; owned */
     int rank, size, node_rank, node_size;
     size_t piece; /* largest message, bytes */
 };
@@ -49,6 +53,7 @@ static struct comm *comm_wrap(MPI_Comm mpi, size_t piece)
     comm->piece = piece;
     MPI_CHECK(MPI_Comm_rank(mpi, &comm->rank));
     MPI_CHECK(MPI_Comm_size(mpi, &comm->size));
+    MPI_CHECK(MPI_Comm_dup(mpi, &comm->meeting));
     MPI_Comm node;
     MPI_CHECK(MPI_Comm_split_type(mpi, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, &node));
     MPI_CHECK(MPI_Comm_rank(node, &comm->node_rank));
@@ -142,6 +147,7 @@ struct comm *comm_split(const struct comm *comm, int colour)
 
 void comm_free(struct comm *comm)
 {
+    MPI_CHECK(MPI_Comm_free(&comm->meeting));
     MPI_CHECK(MPI_Comm_free(&comm->mpi));
     free(comm);
 }
@@ -180,6 +186,26 @@ bool comm_agree(const struct comm *comm, struct fault *fault)
     if (first == INT_MAX) return true;
     comm_broadcast(comm, first, fault, sizeof *fault);
     return false;
+}
+
+bool comm_meet(const struct comm *comm, double seconds)
+{
+    const struct timespec pause = {.tv_nsec = 1000000}; // a waiting rank leaves its core to those that work
+    MPI_Request request;
+    int all = 0;
+    MPI_CHECK(MPI_Ibarrier(comm->meeting, &request));
+    for (double deadline = timer_now() + seconds;;) {
+        MPI_CHECK(MPI_Test(&request, &all, MPI_STATUS_IGNORE));
+        if (all || timer_now() > deadline) return all;
+        nanosleep(&pause, NULL);
+    }
+}
+
+void comm_abort(const struct comm *comm, int exit_code)
+{
+    (void)comm;
+    abort_job(exit_code);
+    _Exit(exit_code);
 }
 
 /* MPI_Allgatherv, for parts that together fit into one message. */

@@ -40,6 +40,13 @@ bool comm_any(const struct comm *comm, bool mine);
  * returned. */
 bool comm_agree(const struct comm *comm, struct fault *fault);
 
+/* Waits until every rank has called it, but at most `seconds` (INFINITY: for ever). False: some have not
+ * come. It has messages of its own, so that it is safe while others are in another collective call: a rank
+ * that has failed alone finds out whether the others know. */
+bool comm_meet(const struct comm *comm, double seconds);
+/* Ends all ranks with that exit code. Local. */
+__attribute__((noreturn)) void comm_abort(const struct comm *comm, int exit_code);
+
 /* all[] = the parts of all ranks in rank order; part r has counts[r] elements of `element` bytes. Any size.
  * Collective. */
 void comm_gather(const struct comm *comm, const void *mine, const size_t *counts, size_t element, void *all);

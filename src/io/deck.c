@@ -1,7 +1,8 @@
-#define _XOPEN_SOURCE 700 // realpath, fileno
+#define _XOPEN_SOURCE 700 // realpath
 #include "io/deck.h"
 
 #include "base/check.h"
+#include "io/text_file.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -12,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <utf8proc.h>
 
 static const char name_start[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -355,7 +355,10 @@ static bool parse(config_t *config, const char *text, struct source source, stru
 {
     config_init(config);
     if (!scan_text(text, source, fault)) return false;
-    if (config_read_string(config, text)) return true;
+    char *line_ended = check_format("%s\n", text); // libconfig takes no comment that ends with the text
+    bool ok = config_read_string(config, line_ended);
+    free(line_ended);
+    if (ok) return true;
     if (source.lines)
         return fault_raise(fault, EXIT_CODE_DECK, "%s:%d: %s", source.name, config_error_line(config),
                            config_error_text(config));
@@ -383,36 +386,6 @@ struct chain {
     char *real[DECK_MAX_BASES + 1]; /* real paths; owned */
     int count;
 };
-
-static bool read_text(const char *path, char **text, struct fault *fault)
-{
-    *text = NULL;
-    FILE *file = fopen(path, "rb");
-    if (!file)
-        return fault_raise(fault, EXIT_CODE_DECK, "%s: cannot open the deck: %s", path, strerror(errno));
-    struct stat status;
-    if (fstat(fileno(file), &status) != 0 || !S_ISREG(status.st_mode)) {
-        fclose(file);
-        return fault_raise(fault, EXIT_CODE_DECK, "%s: the deck is not a regular file", path);
-    }
-    char *buffer = check_malloc(DECK_MAX_BYTES + 2);
-    size_t bytes = fread(buffer, 1, DECK_MAX_BYTES + 1, file);
-    bool failed = ferror(file);
-    fclose(file);
-    if (failed) {
-        fault_raise(fault, EXIT_CODE_DECK, "%s: cannot read the deck", path);
-    } else if (bytes > DECK_MAX_BYTES) {
-        fault_raise(fault, EXIT_CODE_DECK, "%s: the deck has more than %d bytes", path, DECK_MAX_BYTES);
-    } else if (memchr(buffer, '\0', bytes)) {
-        fault_raise(fault, EXIT_CODE_DECK, "%s: the deck is not a text: it has a byte 0", path);
-    } else {
-        buffer[bytes] = '\0';
-        *text = buffer;
-        return true;
-    }
-    free(buffer);
-    return false;
-}
 
 /* Length of the folder part of a path, without the slash; 0: none, or the root. */
 static size_t folder_length(const char *path)
@@ -480,7 +453,10 @@ static bool read_base(struct deck *deck, struct chain *chain, const char *path,
 static bool read_file(struct deck *deck, struct chain *chain, const char *path, struct fault *fault)
 {
     char *text;
-    if (!read_text(path, &text, fault)) return false;
+    if (!text_file_read(path, DECK_MAX_BYTES, &text, fault)) {
+        fault->code = EXIT_CODE_DECK; // a missing deck is an error of usage, not of input files
+        return false;
+    }
     char *real = realpath(path, NULL);
     if (!real) {
         free(text);

@@ -11,6 +11,8 @@
 #include "diffusion/latent.h"
 #include "diffusion/noise_schedule.h"
 #include "io/deck.h"
+#include "router/normal_form.h"
+#include "router/resource.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -112,7 +114,7 @@ struct prune_cfg {
 
     int64_t experts;      /* K */
     double gamma, offset; /* Gumbel-sigmoid: temperature and b */
-    int normal_form;      /* enum normal_form */
+    enum normal_form normal_form;
     bool mac_weights;
     enum codes_init codes_init;
     bool depth_gates;
@@ -122,8 +124,8 @@ struct prune_cfg {
     int64_t transport_iterations;
 
     double w_ddpm, w_distill_out, w_distill_block, w_resource, w_contrastive, w_spread_max, w_spread_std;
-    double tau;        /* of the contrastive loss */
-    int resource_form; /* enum resource_form */
+    double tau; /* of the contrastive loss */
+    enum resource_form resource_form;
 };
 
 struct assign_cfg {

@@ -23,9 +23,11 @@ struct run {
     bool check_only;   /* --check: open the inputs, report memory and steps, write nothing */
 };
 
-/* A phase, in phases/NAME.c: `bool phase_NAME(struct run *run, const struct NAME_cfg *cfg, struct fault
- * *fault)`. Collective. The fault is the same on all ranks (comm_agree) unless it is false on none.
- * Stopped early with a checkpoint: a fault of EXIT_CODE_STOPPED whose text says where. */
+/* A phase, in phases/NAME.c:
+ *     bool phase_NAME(struct run *run, const struct NAME_cfg *cfg, struct fault *fault);
+ * Collective. Ranks that go on together share their faults first (comm_agree); main ends all ranks when one
+ * comes back with a fault that the others do not know. Stopped early with a checkpoint: a fault of
+ * EXIT_CODE_STOPPED that says where. */
 
 /* The backend and the precision of computation that cfg->backend and cfg->precision ask for; under --check
  * the plan backend, which computes nothing. `auto` is bf16 where the hardware has it, else fp32; bf16 on

@@ -1,0 +1,76 @@
+/* A failure on one rank, with the others inside a collective call, ends the job with its exit code. The test
+ * runs itself under mpirun as a small job. */
+#define _POSIX_C_SOURCE 200809L // popen
+#include "base/check.h"
+#include "comm/comm.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include <cmocka.h>
+
+/* The job: rank 1 fails, rank 0 waits for it. */
+static int job(int argc, char **argv)
+{
+    struct comm *comm = comm_start(&argc, &argv);
+    bool check = strcmp(argv[1], "check") == 0;
+    if (comm_rank(comm) == 1) {
+        CHECK(!check, "found %d", 7);
+        struct fault fault = {0};
+        fault_raise(&fault, EXIT_CODE_INPUT, "only rank 1 knows");
+        if (!comm_meet(comm, 0.1)) {
+            fprintf(stderr, "aptp: error: %s\n", fault.text);
+            comm_abort(comm, fault.code);
+        }
+    }
+    comm_barrier(comm);
+    comm_stop(comm);
+    return 0;
+}
+
+static int run_job(const char *program, const char *mode, char *text, size_t size)
+{
+    const char *mpirun = getenv("APTP_MPIRUN");
+    char *command = check_format("%s -np 2 %s %s 2>&1",
+                                 mpirun ? mpirun : "mpirun --bind-to none --oversubscribe", program, mode);
+    FILE *pipe = popen(command, "r");
+    assert_non_null(pipe);
+    size_t length = fread(text, 1, size - 1, pipe);
+    text[length] = '\0';
+    int status = pclose(pipe);
+    free(command);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void a_failed_check_on_one_rank(void **state)
+{
+    static char text[1 << 16];
+    assert_int_equal(run_job(*state, "check", text, sizeof text), EXIT_CODE_INTERNAL);
+    assert_non_null(strstr(text, "aptp: rank 1: test/comm/test_comm_abort.c:"));
+    assert_non_null(strstr(text, "found 7"));
+}
+
+static void a_fault_that_one_rank_alone_has(void **state)
+{
+    static char text[1 << 16];
+    assert_int_equal(run_job(*state, "fault", text, sizeof text), EXIT_CODE_INPUT);
+    assert_non_null(strstr(text, "aptp: error: only rank 1 knows"));
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1) return job(argc, argv);
+    struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_failed_check_on_one_rank),
+        cmocka_unit_test(a_fault_that_one_rank_alone_has),
+    };
+    for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) tests[i].initial_state = argv[0];
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
