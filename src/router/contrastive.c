@@ -14,26 +14,24 @@ struct log_softmax {
     int64_t top;   /* index of the largest score */
 };
 
-/* 1 - p[j] is the sum over the other entries. Taken as the whole sum less entry j it keeps its digits, unless
- * j is the largest entry: there p may be next to 1, and the others are summed by themselves. B >= 2. */
+/* Keeps the digits of log p and log(1 - p) also where p is next to 1. That can be the largest entry alone:
+ * its 1 - p is the sum over the others by itself, and the log of the whole sum is log1p of them. B >= 2. */
 static void log_softmax(int64_t B, const double *score, struct log_softmax *out)
 {
     int64_t top = 0;
     for (int64_t j = 1; j < B; j++)
         if (score[j] > score[top]) top = j;
-    double second = -INFINITY, sum = 0, others = 0;
+    double second = -INFINITY, others = 0; // of the others: the largest, and the sum of exp(score - second)
     for (int64_t j = 0; j < B; j++)
         if (j != top) second = fmax(second, score[j]);
-    for (int64_t j = 0; j < B; j++) {
-        out->p[j] = exp(score[j] - score[top]);
-        sum += out->p[j];
+    for (int64_t j = 0; j < B; j++)
         if (j != top) others += exp(score[j] - second);
-    }
+    double log_sum = log1p(exp(second - score[top]) * others); // of exp(score - score[top])
     for (int64_t j = 0; j < B; j++) {
-        out->not_p[j] = log((sum - out->p[j]) / sum);
-        out->p[j] = score[j] - score[top] - log(sum);
+        out->p[j] = score[j] - score[top] - log_sum;
+        if (j != top) out->not_p[j] = log1p(-exp(out->p[j])); // p is at most 1/2
     }
-    out->not_p[top] = log(others) + second - score[top] - log(sum);
+    out->not_p[top] = log(others) + second - score[top] - log_sum;
     out->top = top;
 }
 

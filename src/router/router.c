@@ -308,16 +308,16 @@ void router_backward(const struct router *router, enum router_stage stage, const
 struct router_optimiser router_optimiser_new(const struct router *router, struct adamw_settings settings)
 {
     return (struct router_optimiser){.settings = settings,
-                                     .weight = adamw_new(router->n * router->config.D),
-                                     .bias = adamw_new(router->n),
-                                     .codes = adamw_new(router->config.K * router->n)};
+                                     .weight = adamw_moments_new(router->n * router->config.D),
+                                     .bias = adamw_moments_new(router->n),
+                                     .codes = adamw_moments_new(router->config.K * router->n)};
 }
 
 void router_optimiser_free(struct router_optimiser *optimiser)
 {
-    adamw_free(&optimiser->weight);
-    adamw_free(&optimiser->bias);
-    adamw_free(&optimiser->codes);
+    adamw_moments_free(&optimiser->weight);
+    adamw_moments_free(&optimiser->bias);
+    adamw_moments_free(&optimiser->codes);
 }
 
 bool router_update(struct router *router, enum router_stage stage, const struct router_step *step, double lr,

@@ -17,9 +17,9 @@
 #define ROUTER_ROUTER_H
 
 #include "models/unit_table.h"
+#include "router/adamw.h"
 #include "router/gumbel.h"
 #include "router/normal_form.h"
-#include "router/optimiser.h"
 #include "router/resource.h"
 
 /* Who learns from what (METHOD section 3, last point). */
@@ -133,7 +133,7 @@ void router_backward(const struct router *router, enum router_stage stage, const
 
 struct router_optimiser {
     struct adamw_settings settings;
-    struct adamw weight, bias, codes;
+    struct adamw_moments weight, bias, codes;
     int64_t skipped; /* steps left out because a gradient was not finite */
 };
 
