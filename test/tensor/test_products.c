@@ -3,6 +3,7 @@
  * nothing, the plan backend counts the same memory, and no model falls back to reference kernels. */
 #include "base/random.h"
 #include "tensor/cpu/dnnl_primitives.h"
+#include "tensor/roof.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -475,6 +476,18 @@ static void no_model_runs_on_reference_kernels(void **state)
     backend_close(backend);
 }
 
+/* No times here: the roof is a positive, finite number and gives its memory back. */
+static void roof_is_measured(void **state)
+{
+    struct backend *backend = *state;
+    for (enum dtype dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
+        if (skipped(backend, dtype)) continue;
+        assert_true(roof_matmul(backend, dtype, 0) > 0 && isfinite(roof_matmul(backend, dtype, 0)));
+        assert_true(roof_convolution(backend, dtype, 0) > 0);
+        assert_int_equal(arena_in_use(backend->scratch), 0);
+    }
+}
+
 static int open_backend(void **state)
 {
     *state = backend_open(BACKEND_CPU);
@@ -498,6 +511,7 @@ int main(void)
         cmocka_unit_test(sample_does_not_depend_on_the_others),
         cmocka_unit_test(second_step_allocates_nothing),
         cmocka_unit_test(no_model_runs_on_reference_kernels),
+        cmocka_unit_test(roof_is_measured),
     };
     return cmocka_run_group_tests(tests, open_backend, close_backend);
 }

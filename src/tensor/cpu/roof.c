@@ -1,0 +1,91 @@
+#define _POSIX_C_SOURCE 199309L // clock_gettime
+#include "tensor/roof.h"
+
+#include "tensor/cpu/dnnl_primitives.h"
+
+#include <string.h>
+#include <time.h>
+
+static double seconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* Memory for an operand, in whatever layout it has: small values, since the speed of arithmetic may depend on
+ * them (denormals), all bits of 0x3c3c being 0.0115 in either dtype. */
+static struct arena_block *operand_new(struct arena *arena, const dnnl_memory_desc_t *layout)
+{
+    size_t bytes = dnnl_memory_desc_get_size(layout);
+    struct arena_block *block = arena_allocate(arena, bytes);
+    memset(arena_address(block), 0x3c, bytes);
+    return block;
+}
+
+/* Fastest run of a primitive with operands x, weights and y; takes over the descriptor. */
+static double fastest(struct cpu_backend *cpu, dnnl_primitive_desc_t descriptor, double seconds)
+{
+    static const int arguments[] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST};
+    struct arena_block *blocks[3];
+    struct operand operands[3];
+    for (int i = 0; i < 3; i++) {
+        blocks[i] =
+            operand_new(cpu->base.scratch,
+                        dnnl_primitive_desc_query_md(descriptor, dnnl_query_exec_arg_md, arguments[i]));
+        operands[i] = (struct operand){arguments[i], arena_address(blocks[i])};
+    }
+    struct primitive *primitive = primitive_new(cpu, descriptor, 1);
+    double best = 1e30, start = seconds_now();
+    for (int run = 0; run < 3 || seconds_now() - start < seconds; run++) {
+        double before = seconds_now();
+        primitive_execute(cpu, primitive, 3, operands);
+        double time = seconds_now() - before;
+        if (time < best) best = time;
+    }
+    primitive_delete(primitive);
+    for (int i = 2; i >= 0; i--) arena_free(cpu->base.scratch, blocks[i]);
+    return best;
+}
+
+double roof_matmul(struct backend *backend, enum dtype dtype, double seconds)
+{
+    static const int64_t sizes[][3] = {
+        {1024, 1280, 1280}, {2048, 2048, 2048}, {4096, 1280, 640}, {1024, 2560, 640}};
+    struct cpu_backend *cpu = cpu_backend(backend);
+    double best = 0;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        int64_t m = sizes[i][0], k = sizes[i][1], n = sizes[i][2];
+        dnnl_memory_desc_t a = layout(dtype, 2, (int64_t[]){m, k}, NULL);
+        dnnl_memory_desc_t b = layout(dtype, 2, (int64_t[]){k, n}, NULL);
+        dnnl_memory_desc_t c = layout(dtype, 2, (int64_t[]){m, n}, NULL);
+        dnnl_matmul_desc_t operation;
+        DNNL_CHECK(dnnl_matmul_desc_init(&operation, &a, &b, NULL, &c));
+        double time = fastest(cpu, primitive_descriptor(cpu, &operation, NULL, NULL), seconds);
+        double rate = 2e-9 * (double)(m * k * n) / time;
+        if (rate > best) best = rate;
+    }
+    return best;
+}
+
+double roof_convolution(struct backend *backend, enum dtype dtype, double seconds)
+{
+    static const int64_t sizes[][4] = {
+        {4, 320, 320, 32}, {4, 640, 640, 16}, {4, 1280, 640, 16}, {2, 320, 320, 64}};
+    const dnnl_dims_t one = {1, 1};
+    struct cpu_backend *cpu = cpu_backend(backend);
+    double best = 0;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        int64_t samples = sizes[i][0], in = sizes[i][1], out = sizes[i][2], side = sizes[i][3];
+        dnnl_memory_desc_t x = layout(dtype, 4, (int64_t[]){samples, in, side, side}, NULL);
+        dnnl_memory_desc_t w = layout(dtype, 4, (int64_t[]){out, in, 3, 3}, NULL);
+        dnnl_memory_desc_t y = layout(dtype, 4, (int64_t[]){samples, out, side, side}, NULL);
+        dnnl_convolution_desc_t operation;
+        DNNL_CHECK(dnnl_convolution_forward_desc_init(
+            &operation, dnnl_forward_inference, dnnl_convolution_direct, &x, &w, NULL, &y, one, one, one));
+        double time = fastest(cpu, primitive_descriptor(cpu, &operation, NULL, NULL), seconds);
+        double rate = 2e-9 * (double)(samples * side * side * in * out * 9) / time;
+        if (rate > best) best = rate;
+    }
+    return best;
+}
