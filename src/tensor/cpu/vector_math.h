@@ -54,6 +54,18 @@ static inline float vector_sigmoid(float x)
     return 1 / (1 + vector_exp(-x));
 }
 
+/* The same as `value`, and 1 - value without cancellation as `rest`: the derivative is their product. */
+struct sigmoid {
+    float value, rest;
+};
+
+static inline struct sigmoid vector_sigmoid_and_rest(float x)
+{
+    float exponential = vector_exp(-fabsf(x)), larger = 1 / (1 + exponential);
+    float smaller = exponential * larger;
+    return (struct sigmoid){x < 0 ? smaller : larger, x < 0 ? larger : smaller};
+}
+
 /* The standard normal distribution's cumulative probability (1 + erf(x / sqrt 2)) / 2 and density: what GELU
  * and its derivative are made of. For x < 0 the probability comes without cancellation. */
 struct normal {
@@ -85,8 +97,8 @@ static inline float silu(float x)
 
 static inline float silu_derivative(float x)
 {
-    float s = vector_sigmoid(x);
-    return s * multiply_add(x, 1 - s, 1);
+    struct sigmoid s = vector_sigmoid_and_rest(x);
+    return s.value * multiply_add(x, s.rest, 1);
 }
 
 static inline float gelu_erf(float x)
@@ -112,9 +124,9 @@ static inline float gelu_tanh(float x)
 
 static inline float gelu_tanh_derivative(float x)
 {
-    float s = vector_sigmoid(x * multiply_add(GELU_TANH_3, x * x, GELU_TANH_1));
+    struct sigmoid s = vector_sigmoid_and_rest(x * multiply_add(GELU_TANH_3, x * x, GELU_TANH_1));
     float slope = multiply_add(3 * GELU_TANH_3, x * x, GELU_TANH_1);
-    return s * multiply_add(x * (1 - s), slope, 1);
+    return s.value * multiply_add(x * s.rest, slope, 1);
 }
 
 static inline float gelu_quick(float x)
@@ -124,8 +136,8 @@ static inline float gelu_quick(float x)
 
 static inline float gelu_quick_derivative(float x)
 {
-    float s = vector_sigmoid(1.702f * x);
-    return s * multiply_add(1.702f * x, 1 - s, 1);
+    struct sigmoid s = vector_sigmoid_and_rest(1.702f * x);
+    return s.value * multiply_add(1.702f * x, s.rest, 1);
 }
 
 #endif
