@@ -94,17 +94,26 @@ static struct batch read_batch(void)
     struct h5_reader *reader = NULL;
     struct h5_info info;
     struct batch batch = {0};
+    int64_t *ids = NULL, *mask = NULL;
     const int64_t any[] = {-1, -1, -1};
     const int64_t most = 1 << 20;
     if (!h5_open(FIXTURE, FILE_REFERENCE, &reader, &fault) ||
-        !h5_load_int32(reader, "inputs/input_ids", 2, any, most, &batch.ids, &info, &fault) ||
-        !h5_load_float(reader, "inputs/attention_mask", 2, info.shape, most, &batch.mask, NULL, &fault) ||
+        !h5_load_int64(reader, "inputs/input_ids", 2, any, most, &ids, &info, &fault) ||
+        !h5_load_int64(reader, "inputs/attention_mask", 2, info.shape, most, &mask, NULL, &fault) ||
         !h5_load_float(reader, "outputs/last_hidden_state", 3, any, most, &batch.hidden, NULL, &fault) ||
         !h5_load_float(reader, "outputs/embedding", 2, any, most, &batch.embedding, NULL, &fault))
         fail_msg("%s", fault.text);
     h5_close(reader);
     batch.samples = info.shape[0];
     batch.tokens = info.shape[1];
+    batch.ids = malloc((size_t)info.elements * sizeof *batch.ids);
+    batch.mask = malloc((size_t)info.elements * sizeof *batch.mask);
+    for (int64_t i = 0; i < info.elements; i++) {
+        batch.ids[i] = (int32_t)ids[i];
+        batch.mask[i] = (float)mask[i];
+    }
+    free(ids);
+    free(mask);
     return batch;
 }
 
