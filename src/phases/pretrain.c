@@ -30,8 +30,10 @@
 enum { MAX_CONFIG_BYTES = 1 << 20, BAD_STEPS_MAX = 20 };
 
 enum { COLUMN_LOSS, COLUMN_NORM, COLUMN_LR, COLUMN_RATE, COLUMNS };
-static const struct history_column columns[COLUMNS] = {
-    {"loss", 1}, {"gradient_norm", 1}, {"learning_rate", 1}, {"samples_per_second", 1}};
+static const struct history_column columns[COLUMNS] = {{"loss", 1, false},
+                                                       {"gradient_norm", 1, false},
+                                                       {"learning_rate", 1, false},
+                                                       {"samples_per_second", 1, true}};
 
 /* Keys that may change between a run and its continuation. */
 static const char *const free_keys[] = {

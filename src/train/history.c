@@ -83,6 +83,7 @@ bool history_write_h5(const struct history *history, struct h5_writer *writer, s
     bool ok = true;
     for (int i = 0; ok && i < history->columns; i++) {
         int width = history->column[i].width;
+        if (history->column[i].timing) continue;
         double *column = check_malloc((size_t)(history->rows * width) * sizeof *column);
         copy_column(history, i, column, false);
         char name[NAME_SIZE];
@@ -103,10 +104,12 @@ bool history_read_h5(struct history *history, struct h5_reader *reader, struct f
     reserve(history, info.elements);
     history->rows = info.elements;
     memcpy(history->step, step, (size_t)info.elements * sizeof *step);
+    memset(history->value, 0, (size_t)(history->rows * history->values) * sizeof *history->value);
     free(step);
     bool ok = true;
     for (int i = 0; ok && i < history->columns; i++) {
         int width = history->column[i].width;
+        if (history->column[i].timing) continue;
         double *column;
         char name[NAME_SIZE];
         snprintf(name, sizeof name, "history/%s", history->column[i].name);

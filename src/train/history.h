@@ -5,6 +5,7 @@
 
 #include "base/fault.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct csv_log;
@@ -16,6 +17,7 @@ struct h5_writer;
 struct history_column {
     const char *name; /* borrowed */
     int width;
+    bool timing; /* for the CSV alone: files must not depend on how fast the machine was */
 };
 
 struct history {
@@ -40,7 +42,7 @@ bool history_add(struct history *history, int64_t step, const double *values, st
 
 /* The datasets history/step [L] and history/NAME [L] or [L, width] of a file. */
 bool history_write_h5(const struct history *history, struct h5_writer *writer, struct fault *fault);
-/* Replaces the rows by those of a file with the same columns. */
+/* Replaces the rows by those of a file with the same columns; timings become zero. */
 bool history_read_h5(struct history *history, struct h5_reader *reader, struct fault *fault);
 
 #endif

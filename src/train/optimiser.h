@@ -36,8 +36,8 @@ double optimiser_learning_rate(const struct optimiser *optimiser);
  * gradient. Collective. */
 double optimiser_update(struct optimiser *optimiser, const struct comm *comm, bool deterministic);
 
-/* Exchanges weights and averages, so that the network computes with the averages; a second call exchanges them back.
- * Nothing without EMA. */
+/* Exchanges weights and averages, so that the network computes with the averages; a second call exchanges
+ * them back. Nothing without EMA. */
 void optimiser_swap_average(struct optimiser *optimiser);
 
 #endif

@@ -1,0 +1,59 @@
+#include "phases/teacher.h"
+
+#include "models/weights.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_CONFIG_BYTES = 1 << 20 };
+
+static bool read_prediction(struct h5_reader *reader, struct noise_schedule *schedule, struct fault *fault)
+{
+    char *name;
+    if (!h5_load_text(reader, "prediction", 64, &name, fault)) return false;
+    bool v = strcmp(name, "v") == 0, epsilon = strcmp(name, "epsilon") == 0;
+    if (!v && !epsilon)
+        fault_raise(fault, EXIT_CODE_INPUT, "%s: prediction is \"%s\", v or epsilon allowed", h5_path(reader),
+                    name);
+    free(name);
+    *schedule = noise_schedule_scaled_linear(v ? PREDICTION_V : PREDICTION_EPSILON);
+    return v || epsilon;
+}
+
+static bool read_network(struct h5_reader *reader, struct backend *backend, enum dtype dtype,
+                         struct teacher_gates gates, bool backward, struct teacher *teacher,
+                         struct fault *fault)
+{
+    struct unet_config config;
+    if (!h5_load_text(reader, "config", MAX_CONFIG_BYTES, &teacher->config_text, fault) ||
+        !unet_config_parse(&config, teacher->config_text, h5_path(reader), gates.ff_entries, fault) ||
+        !read_prediction(reader, &teacher->schedule, fault) ||
+        !lineage_read(reader, &teacher->lineage, fault))
+        return false;
+    config.depth_gates = gates.depth_gates;
+    teacher->unet = unet_new(backend, &config, (struct unet_shape){0});
+    parameter_set_allocate(&teacher->unet->parameters, false);
+    if (!weights_read_h5(&teacher->unet->parameters, reader, "weights", fault)) return false;
+    parameter_set_freeze(&teacher->unet->parameters, dtype, backward);
+    return true;
+}
+
+bool teacher_read(const char *path, struct backend *backend, enum dtype dtype, struct teacher_gates gates,
+                  bool backward, struct teacher *teacher, struct fault *fault)
+{
+    *teacher = (struct teacher){0};
+    struct h5_reader *reader;
+    if (!h5_open(path, FILE_TEACHER, &reader, fault)) return false;
+    bool ok = read_network(reader, backend, dtype, gates, backward, teacher, fault);
+    h5_close(reader);
+    if (!ok) teacher_clear(teacher);
+    return ok;
+}
+
+void teacher_clear(struct teacher *teacher)
+{
+    unet_delete(teacher->unet);
+    lineage_clear(&teacher->lineage);
+    free(teacher->config_text);
+    *teacher = (struct teacher){0};
+}

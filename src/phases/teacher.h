@@ -1,0 +1,28 @@
+/* The teacher, read from teacher.h5: a frozen network. */
+#ifndef PHASES_TEACHER_H
+#define PHASES_TEACHER_H
+
+#include "diffusion/noise_schedule.h"
+#include "models/unet.h"
+#include "phases/lineage.h"
+
+struct teacher {
+    char *config_text; /* config.json; owned */
+    struct unet *unet; /* owned; weights packed for `dtype` */
+    struct noise_schedule schedule;
+    struct lineage lineage;
+};
+
+/* What its unit table is to be made of. */
+struct teacher_gates {
+    int ff_entries;
+    bool depth_gates;
+};
+
+/* Reads a teacher for computation in `dtype`; `backward`: gradients will flow through it. Local: every rank
+ * reads. Free with teacher_clear. */
+bool teacher_read(const char *path, struct backend *backend, enum dtype dtype, struct teacher_gates gates,
+                  bool backward, struct teacher *teacher, struct fault *fault);
+void teacher_clear(struct teacher *teacher);
+
+#endif
