@@ -126,9 +126,10 @@ struct damage damage_flips(const char *path, file_reader reader, size_t first, s
         file_write(copy, data, size);
         struct damage before = damage;
         read_apart(copy, reader, expected, &damage);
-        if (damage.wrong > before.wrong || damage.crashes > before.crashes) {
-            fprintf(stderr, "%s: bit %zu of byte %zu: %s\n", path, bit % 8, bit / 8,
-                    damage.wrong > before.wrong ? "a wrong value" : "a crash");
+        if (damage.crashes > before.crashes) {
+            fprintf(stderr, "%s: bit %zu of byte %zu: a crash\n", path, bit % 8, bit / 8);
+        } else if (before.wrong == 0 && damage.wrong > 0) {
+            fprintf(stderr, "%s: bit %zu of byte %zu: the first wrong value\n", path, bit % 8, bit / 8);
         }
         data[bit / 8] ^= (unsigned char)(1u << bit % 8);
     }

@@ -1,0 +1,374 @@
+#include "io/image.h"
+
+#include "base/check.h"
+#include "io/atomic_file.h"
+
+#include <errno.h>
+#include <math.h>
+#include <png.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <turbojpeg.h>
+
+enum { MAX_FILE_BYTES = 256 << 20, PNG_CHUNK_BYTES = 8 << 20, PNG_CHUNKS = 128 };
+
+void image_free(struct image *image)
+{
+    free(image->rgb);
+    *image = (struct image){0};
+}
+
+static bool size_is_allowed(const char *name, int64_t width, int64_t height, int64_t max_pixels,
+                            struct fault *fault)
+{
+    if (width >= 1 && height >= 1 && width <= INT32_MAX && height <= max_pixels / width) return true;
+    return fault_raise(fault, EXIT_CODE_INPUT, "%s: %lld x %lld pixels, allowed are 1 to %lld", name,
+                       (long long)width, (long long)height, (long long)max_pixels);
+}
+
+static struct image image_new(int height, int width)
+{
+    return (struct image){height, width, check_malloc((size_t)height * (size_t)width * 3)};
+}
+
+// ---- PNG ----
+
+// What libpng's callbacks need.
+struct png_source {
+    const unsigned char *next;
+    size_t left;
+    char message[128]; // of the error that ended decoding
+};
+
+static void png_take(png_structp png, png_bytep out, png_size_t bytes)
+{
+    struct png_source *source = png_get_io_ptr(png);
+    if (bytes > source->left) png_error(png, "the file ends early");
+    memcpy(out, source->next, bytes);
+    source->next += bytes;
+    source->left -= bytes;
+}
+
+static void png_failed(png_structp png, png_const_charp message)
+{
+    struct png_source *source = png_get_error_ptr(png);
+    snprintf(source->message, sizeof source->message, "%s", message);
+    png_longjmp(png, 1);
+}
+
+static void png_warned(png_structp png, png_const_charp message)
+{
+    (void)png, (void)message; // libpng goes on with what it can use
+}
+
+// Decodes to 8-bit RGBA, [height, width, 4] in *rgba (owned by the caller, also after a failure). Separate
+// from its caller because libpng reports errors by longjmp: all that must survive one is behind pointers.
+static bool png_decode_rgba(png_structp png, png_infop info, const char *name, int64_t max_pixels,
+                            struct image *image, png_bytep *rgba, png_bytepp *rows, struct fault *fault)
+{
+    struct png_source *source = png_get_io_ptr(png);
+    if (setjmp(png_jmpbuf(png))) {
+        return fault_raise(fault, EXIT_CODE_INPUT, "%s: broken PNG: %s", name, source->message);
+    }
+    png_set_user_limits(png, INT32_MAX, INT32_MAX); // ours is on the product
+    png_set_chunk_malloc_max(png, PNG_CHUNK_BYTES);
+    png_set_chunk_cache_max(png, PNG_CHUNKS);
+    png_read_info(png, info);
+    int64_t width = png_get_image_width(png, info), height = png_get_image_height(png, info);
+    if (!size_is_allowed(name, width, height, max_pixels, fault)) return false;
+    png_set_expand(png);   // palettes, less than 8 bits and transparent colours to full channels
+    png_set_scale_16(png); // 16 bits to 8, rounded
+    png_set_gray_to_rgb(png);
+    png_set_add_alpha(png, 0xff, PNG_FILLER_AFTER);
+    png_set_interlace_handling(png);
+    png_read_update_info(png, info);
+    size_t stride = png_get_rowbytes(png, info);
+    if (stride != 4 * (size_t)width) png_error(png, "unexpected row size");
+    *rgba = check_malloc((size_t)height * stride);
+    *rows = check_malloc((size_t)height * sizeof **rows);
+    for (int64_t y = 0; y < height; y++) (*rows)[y] = *rgba + (size_t)y * stride;
+    png_read_image(png, *rows);
+    png_read_end(png, NULL);
+    image->height = (int)height;
+    image->width = (int)width;
+    return true;
+}
+
+static bool png_decode(const void *data, size_t bytes, const char *name, int64_t max_pixels,
+                       struct image *image, struct fault *fault)
+{
+    struct png_source source = {.next = data, .left = bytes};
+    png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &source, png_failed, png_warned);
+    png_infop info = png ? png_create_info_struct(png) : NULL;
+    CHECK(png && info, "libpng does not start");
+    png_set_read_fn(png, &source, png_take);
+    struct image decoded = {0};
+    png_bytep rgba = NULL;
+    png_bytepp rows = NULL;
+    bool good = png_decode_rgba(png, info, name, max_pixels, &decoded, &rgba, &rows, fault);
+    png_destroy_read_struct(&png, &info, NULL);
+    if (good) {
+        *image = image_new(decoded.height, decoded.width);
+        size_t pixels = (size_t)image->height * (size_t)image->width;
+        for (size_t i = 0; i < pixels; i++) { // over white, rounded
+            unsigned alpha = rgba[4 * i + 3], white = 255 * (255 - alpha);
+            for (int c = 0; c < 3; c++)
+                image->rgb[3 * i + c] = (uint8_t)((rgba[4 * i + c] * alpha + white + 127) / 255);
+        }
+    }
+    free(rows);
+    free(rgba);
+    return good;
+}
+
+// ---- JPEG ----
+
+static bool jpeg_decode(const void *data, size_t bytes, const char *name, int64_t max_pixels,
+                        struct image *image, struct fault *fault)
+{
+    tjhandle decoder = tjInitDecompress();
+    CHECK(decoder, "libjpeg-turbo does not start: %s", tjGetErrorStr2(NULL));
+    int width, height, sampling, colours;
+    bool good = false;
+    if (tjDecompressHeader3(decoder, data, (unsigned long)bytes, &width, &height, &sampling, &colours) != 0) {
+        fault_raise(fault, EXIT_CODE_INPUT, "%s: broken JPEG: %s", name, tjGetErrorStr2(decoder));
+    } else if (!size_is_allowed(name, width, height, max_pixels, fault)) {
+    } else if (colours == TJCS_CMYK || colours == TJCS_YCCK) {
+        fault_raise(fault, EXIT_CODE_INPUT, "%s: a CMYK JPEG, which is not supported", name);
+    } else {
+        *image = image_new(height, width);
+        // A picture that is cut off is a warning to the library; so is any other damage.
+        int flags = TJFLAG_ACCURATEDCT | TJFLAG_STOPONWARNING;
+#ifdef TJFLAG_LIMITSCANS
+        flags |= TJFLAG_LIMITSCANS; // against files of thousands of progressive scans
+#endif
+        good = tjDecompress2(decoder, data, (unsigned long)bytes, image->rgb, width, 0, height, TJPF_RGB,
+                             flags) == 0;
+        if (!good) {
+            fault_raise(fault, EXIT_CODE_INPUT, "%s: broken JPEG: %s", name, tjGetErrorStr2(decoder));
+            image_free(image);
+        }
+    }
+    tjDestroy(decoder);
+    return good;
+}
+
+bool image_decode(const void *data, size_t bytes, const char *name, int64_t max_pixels, struct image *image,
+                  struct fault *fault)
+{
+    *image = (struct image){0};
+    if (bytes >= 8 && png_sig_cmp(data, 0, 8) == 0)
+        return png_decode(data, bytes, name, max_pixels, image, fault);
+    if (bytes >= 3 && memcmp(data, "\xff\xd8\xff", 3) == 0) {
+        return jpeg_decode(data, bytes, name, max_pixels, image, fault);
+    }
+    return fault_raise(fault, EXIT_CODE_INPUT, "%s: neither PNG nor JPEG", name);
+}
+
+bool image_read(const char *path, int64_t max_pixels, struct image *image, struct fault *fault)
+{
+    *image = (struct image){0};
+    FILE *stream = fopen(path, "rb");
+    struct stat status;
+    if (!stream || fstat(fileno(stream), &status) != 0) {
+        fault_raise(fault, EXIT_CODE_INPUT, "%s: %s", path, strerror(errno));
+        if (stream) fclose(stream);
+        return false;
+    }
+    bool good = false;
+    if (!S_ISREG(status.st_mode) || status.st_size > MAX_FILE_BYTES) {
+        fault_raise(fault, EXIT_CODE_INPUT, "%s: not a regular file of at most %d bytes", path,
+                    MAX_FILE_BYTES);
+    } else {
+        unsigned char *data = check_malloc((size_t)status.st_size);
+        size_t bytes = fread(data, 1, (size_t)status.st_size, stream);
+        good = image_decode(data, bytes, path, max_pixels, image, fault);
+        free(data);
+    }
+    fclose(stream);
+    return good;
+}
+
+// ---- resizing ----
+
+// A line of `in` pixels scaled to `out`, of which the `count` pixels from `first` on are wanted. The last two
+// matter for crops: a line of a long thin picture may be scaled to more pixels than there is memory for.
+struct scaling {
+    int in;
+    int64_t out, first;
+    int count;
+};
+
+// The weights with which source pixels make those of a scaled line. For its pixel x: source pixels
+// [first[x], first[x] + count[x]), weight[x * most + i] in units of 2^-WEIGHT_BITS. Fixed point as in Pillow,
+// so that results are equal to the bit.
+enum { WEIGHT_BITS = 22 };
+struct filter {
+    int *first, *count, *weight;
+    int most;
+};
+
+static struct filter filter_new(const struct scaling *scaling)
+{
+    double scale = (double)scaling->in / (double)scaling->out;
+    double support = fmax(scale, 1.0); // half width of the triangle, in source pixels
+    int most = 2 * (int)ceil(support) + 1;
+    size_t pixels = (size_t)scaling->count;
+    struct filter filter = {
+        check_malloc(pixels * sizeof(int)),
+        check_malloc(pixels * sizeof(int)),
+        check_malloc(pixels * (size_t)most * sizeof(int)),
+        most,
+    };
+    double *triangle = check_malloc((size_t)most * sizeof *triangle);
+    for (int x = 0; x < scaling->count; x++) {
+        double centre = ((double)(scaling->first + x) + 0.5) * scale, sum = 0;
+        int first = (int)(centre - support + 0.5), end = (int)(centre + support + 0.5);
+        if (first < 0) first = 0;
+        if (end > scaling->in) end = scaling->in;
+        for (int i = first; i < end; i++) {
+            double distance = fabs((i - centre + 0.5) / support);
+            triangle[i - first] = distance < 1 ? 1 - distance : 0;
+            sum += triangle[i - first];
+        }
+        int *weight = filter.weight + (size_t)x * (size_t)most;
+        for (int i = 0; i < end - first; i++) {
+            weight[i] = (int)(0.5 + triangle[i] / sum * (1 << WEIGHT_BITS));
+        }
+        filter.first[x] = first;
+        filter.count[x] = end - first;
+    }
+    free(triangle);
+    return filter;
+}
+
+static void filter_free(struct filter *filter)
+{
+    free(filter->first);
+    free(filter->count);
+    free(filter->weight);
+}
+
+// Scales one axis: out [outer, count, inner] from in [outer, in, inner], bytes. Along a row, outer are the
+// rows and inner the colours; along a column, there is one outer and inner are the bytes of a row.
+static void resample(const uint8_t *in, const struct scaling *scaling, uint8_t *out, size_t outer,
+                     size_t inner)
+{
+    size_t in_bytes = (size_t)scaling->in * inner, out_bytes = (size_t)scaling->count * inner;
+    if (scaling->out == scaling->in) {
+        for (size_t o = 0; o < outer; o++) {
+            memcpy(out + o * out_bytes, in + o * in_bytes + (size_t)scaling->first * inner, out_bytes);
+        }
+        return;
+    }
+    struct filter filter = filter_new(scaling);
+    for (size_t o = 0; o < outer; o++) {
+        for (int x = 0; x < scaling->count; x++) {
+            const int *weight = filter.weight + (size_t)x * (size_t)filter.most;
+            const uint8_t *source = in + o * in_bytes + (size_t)filter.first[x] * inner;
+            uint8_t *target = out + o * out_bytes + (size_t)x * inner;
+            for (size_t k = 0; k < inner; k++) {
+                int sum = 1 << (WEIGHT_BITS - 1);
+                for (int i = 0; i < filter.count[x]; i++) sum += source[(size_t)i * inner + k] * weight[i];
+                int value = sum >> WEIGHT_BITS;
+                target[k] = (uint8_t)(value > 255 ? 255 : value);
+            }
+        }
+    }
+    filter_free(&filter);
+}
+
+// Rows first, then columns, rounded to 8 bits between, as in Pillow.
+static struct image resample_both(const struct image *source, const struct scaling *down,
+                                  const struct scaling *across)
+{
+    struct image wide = image_new(source->height, across->count);
+    struct image result = image_new(down->count, across->count);
+    resample(source->rgb, across, wide.rgb, (size_t)source->height, 3);
+    resample(wide.rgb, down, result.rgb, 1, (size_t)across->count * 3);
+    image_free(&wide);
+    return result;
+}
+
+struct image image_resize(const struct image *source, int height, int width)
+{
+    CHECK(height >= 1 && width >= 1, "resize to %d x %d", width, height);
+    struct scaling down = {source->height, height, 0, height}, across = {source->width, width, 0, width};
+    return resample_both(source, &down, &across);
+}
+
+// The middle `size` pixels of a side that is scaled as the shorter one is to `size`. Both roundings are
+// torchvision's: the scaled length is cut to an integer, the margin rounded with ties to even.
+static struct scaling middle_of(int side, int shorter, int size)
+{
+    int64_t out = side == shorter ? size : (int64_t)size * side / shorter;
+    return (struct scaling){side, out, (int64_t)rint((double)(out - size) / 2.0), size};
+}
+
+struct image image_resize_crop(const struct image *source, int size)
+{
+    CHECK(size >= 1, "resize to %d", size);
+    int shorter = source->height < source->width ? source->height : source->width;
+    struct scaling down = middle_of(source->height, shorter, size);
+    struct scaling across = middle_of(source->width, shorter, size);
+    return resample_both(source, &down, &across);
+}
+
+// ---- writing ----
+
+// The encoded file as it grows.
+struct png_target {
+    unsigned char *data; // owned
+    size_t bytes, capacity;
+};
+
+static void png_put(png_structp png, png_bytep data, png_size_t bytes)
+{
+    struct png_target *target = png_get_io_ptr(png);
+    if (target->bytes + bytes > target->capacity) {
+        target->capacity = 2 * (target->bytes + bytes);
+        target->data = check_realloc(target->data, target->capacity);
+    }
+    memcpy(target->data + target->bytes, data, bytes);
+    target->bytes += bytes;
+}
+
+static void png_flushed(png_structp png)
+{
+    (void)png; // written at the end
+}
+
+static void png_encoder_failed(png_structp png, png_const_charp message)
+{
+    (void)png;
+    CHECK(false, "libpng: %s", message); // it writes to memory: only misuse can fail
+}
+
+bool image_write_png(const char *path, int height, int width, const uint8_t *rgb,
+                     const struct image_text *text, int texts, struct fault *fault)
+{
+    struct png_target target = {0};
+    png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, NULL, png_encoder_failed, png_warned);
+    png_infop info = png ? png_create_info_struct(png) : NULL;
+    CHECK(png && info, "libpng does not start");
+    png_set_write_fn(png, &target, png_put, png_flushed);
+    png_set_IHDR(png, info, (png_uint_32)width, (png_uint_32)height, 8, PNG_COLOR_TYPE_RGB,
+                 PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+    for (int i = 0; i < texts; i++) {
+        png_text entry = {.compression = PNG_ITXT_COMPRESSION_NONE,
+                          .key = (char *)text[i].key,
+                          .text = (char *)text[i].text,
+                          .itxt_length = strlen(text[i].text)};
+        png_set_text(png, info, &entry, 1);
+    }
+    png_write_info(png, info);
+    for (int y = 0; y < height; y++) png_write_row(png, rgb + (size_t)y * (size_t)width * 3);
+    png_write_end(png, info);
+    png_destroy_write_struct(&png, &info);
+    bool good = atomic_file_write(path, target.data, target.bytes, fault);
+    free(target.data);
+    return good;
+}
