@@ -29,7 +29,7 @@ SUPPORT  := $(patsubst test/%.c,$(BUILD)/test/%.o,$(sort $(wildcard test/support
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all help info deps venv check test lint demo bench reference clean
+.PHONY: all help info deps venv check test lint demo bench reference clean FORCE
 
 all: $(PROGRAM)
 
@@ -48,6 +48,7 @@ $(BUILD)/%.o: src/%.c | $(BUILD)/libraries
 $(BUILD)/base/version.o: CPPFLAGS += -DAPTP_COMMIT='"$(COMMIT)"' -DAPTP_CFLAGS='"$(strip $(CC) $(OPT) -march=$(strip $(ARCH)))"'
 $(BUILD)/base/version.o: $(if $(filter-out $(COMMIT),$(shell cat $(BUILD)/commit 2>/dev/null)),FORCE)
 FORCE:
+	@mkdir -p $(BUILD); echo '$(COMMIT)' > $(BUILD)/commit
 
 # Every library is asked for by name before the first file is compiled.
 $(BUILD)/libraries: Makefile.inc

@@ -214,7 +214,12 @@ static bool scan_next(struct scan *scan, int *nesting)
     if (*c == '#' || (c[0] == '/' && c[1] == '/')) {
         advance(scan, strcspn(c, "\n"));
     } else if (strchr(name_start, *c)) {
-        advance(scan, strspn(c, name_rest));
+        size_t length = strspn(c, name_rest);
+        if (c[length] == '.')
+            return scan_fault(scan, scan->line,
+                              "'%.*s.': a deck writes a key of a section as %.*s: { key = value; };",
+                              (int)smaller(length, 80), c, (int)smaller(length, 80), c);
+        advance(scan, length);
     } else {
         *nesting += (strchr("{[(", *c) != NULL) - (strchr("}])", *c) != NULL);
         if (*nesting > DECK_MAX_NESTING)

@@ -38,7 +38,7 @@ void h5_unlock(void)
 
 const char *h5_library(void)
 {
-    return H5_VERS_INFO;
+    return &H5_VERS_INFO[sizeof "HDF5 library version: " - 1];
 }
 
 static herr_t keep_message(unsigned index, const H5E_error2_t *error, void *text)

@@ -352,9 +352,9 @@ static bool check_name(const struct deck_setting *setting, enum phase_id phase, 
     const struct key *key = key_find(setting->path);
     if (!key) {
         const char *nearest = nearest_name(setting->path, phase);
-        return fault_raise(fault, EXIT_CODE_DECK, "%s: unknown key %.200s%s%s; `aptp --help %s` lists all",
+        return fault_raise(fault, EXIT_CODE_DECK, "%s: unknown key %.200s%s%s%s (aptp --help %s lists all)",
                            setting->origin, setting->path, nearest ? "; did you mean " : "",
-                           nearest ? nearest : "", phase_name(phase));
+                           nearest ? nearest : "", nearest ? "?" : "", phase_name(phase));
     }
     if (key->at[phase]) return true;
     char users[128] = "";

@@ -64,7 +64,7 @@ static void refused_texts(void **state)
         const char *text, *message;
     } cases[] = {
         {"a = 1;\nb = ;", "t.cfg:2: syntax error"},
-        {"a = 1; b = {", "t.cfg:1: syntax error"},
+        {"a = 1; b = {", "t.cfg:2: syntax error"}, // found at the end of the text,
         {"a = 1;\na = 2;", "t.cfg:2: duplicate setting name"},
         {"a = [1, 2.0];", "t.cfg:1: mismatched element type in array"},
         {"a = 3000000000;",
