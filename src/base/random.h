@@ -21,7 +21,7 @@ enum random_stream {
     RANDOM_GUMBEL_CODES = 8,     /* Gumbel noise of the codes; step, sample = code */
     RANDOM_LATENT = 9,           /* VAE sampling noise; step, global sample index */
     RANDOM_SAMPLING = 10,        /* initial noise of a sampled image; sample = image */
-    RANDOM_SPLIT = 11,           /* train/validation split; sample = item */
+    RANDOM_SPLIT = 11,           /* train/validation split; sample = hash of the caption's tokens */
     RANDOM_TEST = 12,            /* tests */
     RANDOM_BENCH = 13,           /* inputs of `bench` */
     RANDOM_ROUTER = 14, /* initial predictor and codes; sample = block of the predictor, then the codes */

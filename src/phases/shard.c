@@ -1,0 +1,429 @@
+#define _POSIX_C_SOURCE 200809L // opendir, access
+#include "phases/shard.h"
+
+#include "base/check.h"
+#include "base/random.h"
+#include "io/image.h"
+#include "phases/provenance.h"
+#include "phases/restart.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+const char *const split_name[SPLITS] = {"train", "validation"};
+const char *const item_text_name[ITEM_TEXTS] = {"caption", "image", "group", "subgroup", "source"};
+const char *const skipped_name[SKIPPED_TEXTS] = {"skipped/image", "skipped/reason"};
+
+// ---- names and lists
+
+void text_list_add(struct text_list *list, const char *text)
+{
+    if (list->count == list->capacity) {
+        list->capacity = list->capacity ? 2 * list->capacity : 256;
+        list->item = check_realloc(list->item, (size_t)list->capacity * sizeof *list->item);
+    }
+    list->item[list->count++] = check_strdup(text);
+}
+
+void text_list_clear(struct text_list *list)
+{
+    for (int64_t i = 0; i < list->count; i++) free(list->item[i]);
+    free(list->item);
+    *list = (struct text_list){0};
+}
+
+bool text_list_write(const struct text_list *list, struct h5_writer *writer, const char *name,
+                     struct fault *fault)
+{
+    return h5_write_strings(writer, name, 1, &list->count, (const char *const *)list->item, fault);
+}
+
+const char *split_dataset(int split, const char *what, char name[DATASET_NAME_SIZE])
+{
+    snprintf(name, DATASET_NAME_SIZE, "%s/%s", split_name[split], what);
+    return name;
+}
+
+static void item_texts(const struct index_item *item, const char *text[ITEM_TEXTS])
+{
+    text[ITEM_CAPTION] = item->caption;
+    text[ITEM_IMAGE] = item->name;
+    text[ITEM_GROUP] = item->group;
+    text[ITEM_SUBGROUP] = item->subgroup;
+    text[ITEM_SOURCE] = item->source;
+}
+
+char *shard_folder(const struct shard_maker *maker)
+{
+    return check_format("%s.shards", maker->cfg->data_file);
+}
+
+char *shard_path(const struct shard_maker *maker, int64_t number)
+{
+    return check_format("%s.shards/shard_%06lld.h5", maker->cfg->data_file, (long long)number);
+}
+
+int64_t shard_count(const struct shard_maker *maker)
+{
+    return (index_count(maker->source) + maker->cfg->shard_size - 1) / maker->cfg->shard_size;
+}
+
+void shard_items(const struct shard_maker *maker, int64_t number, int64_t *first, int64_t *count)
+{
+    *first = number * maker->cfg->shard_size;
+    *count = index_count(maker->source) - *first;
+    if (*count > maker->cfg->shard_size) *count = maker->cfg->shard_size;
+}
+
+// ---- a finished shard
+
+/* Each text with its closing zero, so that no two lists of texts have the same bytes. */
+static void hash_texts(struct sha256 *hash, const struct index_item *item)
+{
+    const char *text[ITEM_TEXTS];
+    item_texts(item, text);
+    for (int i = 0; i < ITEM_TEXTS; i++) sha256_add(hash, text[i], strlen(text[i]) + 1);
+}
+
+static bool texts_id(const struct shard_maker *maker, int64_t number, char id[SHA256_HEX_SIZE],
+                     struct fault *fault)
+{
+    int64_t first, count;
+    shard_items(maker, number, &first, &count);
+    struct sha256 *hash = sha256_new();
+    sha256_add(hash, maker->encoder->id, strlen(maker->encoder->id) + 1);
+    bool ok = true;
+    for (int64_t i = first; ok && i < first + count; i++) {
+        struct index_item item;
+        ok = index_item(maker->source, i, &item, fault);
+        if (!ok) break;
+        hash_texts(hash, &item);
+        index_item_free(&item);
+    }
+    sha256_finish(hash, id);
+    return ok;
+}
+
+static bool was_made_from(struct h5_reader *reader, const struct shard_maker *maker, int64_t number,
+                          struct fault *fault)
+{
+    // what a shard's content does not depend on
+    static const char *const free_settings[] = {"run.folder",
+                                                "run.threads",
+                                                "run.log",
+                                                "run.wall_clock_limit",
+                                                "files.",
+                                                "data.source",
+                                                "data.sentence_encoder",
+                                                "data.latent",
+                                                "data.flips",
+                                                "data.bad_picture_limit",
+                                                NULL};
+    char *then = NULL, now[SHA256_HEX_SIZE];
+    bool same = restart_check_deck(reader, maker->run->deck, free_settings, fault) &&
+                h5_attribute_string(reader, "/", SHARD_TEXTS, &then, fault) &&
+                texts_id(maker, number, now, fault) && strcmp(then, now) == 0;
+    free(then);
+    return same;
+}
+
+bool shard_is_done(const struct shard_maker *maker, int64_t number, int64_t *skipped)
+{
+    char *path = shard_path(maker, number);
+    struct fault ignored = {0}; // a shard that cannot be used is made again
+    struct h5_reader *reader = NULL;
+    struct h5_info info;
+    bool done = access(path, F_OK) == 0 && h5_open(path, FILE_DATA, &reader, &ignored) &&
+                was_made_from(reader, maker, number, &ignored) &&
+                h5_expect(reader, skipped_name[SKIPPED_IMAGE], 1, (int64_t[]){-1}, &info, &ignored);
+    if (done) *skipped = info.shape[0];
+    h5_close(reader);
+    free(path);
+    return done;
+}
+
+bool shards_remove(const struct shard_maker *maker, struct fault *fault)
+{
+    char *folder = shard_folder(maker);
+    DIR *entries = opendir(folder);
+    bool ok = entries != NULL;
+    for (struct dirent *entry; ok && (entry = readdir(entries));) {
+        if (strncmp(entry->d_name, "shard_", 6) != 0) continue;
+        char *path = check_format("%s/%s", folder, entry->d_name);
+        ok = unlink(path) == 0;
+        free(path);
+    }
+    ok = ok && rmdir(folder) == 0;
+    if (!ok)
+        fault_raise(fault, EXIT_CODE_OUTPUT, "cannot remove the shards in %s: %s", folder, strerror(errno));
+    if (entries) closedir(entries);
+    free(folder);
+    return ok;
+}
+
+// ---- a batch of items
+
+/* One item on its way from the source to the shard. */
+struct sample {
+    struct index_item item;
+    struct fault fault; // why its picture is skipped, if it is
+    int split;
+    bool cut; // its caption has more tokens than are kept
+};
+
+/* Arrays of a batch: [batch] samples, and the same of those with a good picture, in their order. */
+struct batch_memory {
+    int64_t capacity;
+    struct sample *sample; // [batch]
+    uint8_t *pixels;       // [batch, H, W, 3]
+    const char **caption;  // [batch], borrowed from the samples
+    int32_t *length;       // [batch]
+    float *states;         // [batch, T, D]
+    float *embedding;      // [batch, D]
+    int32_t *ids;          // [T + 1]
+};
+
+static struct batch_memory batch_new(const struct shard_maker *maker)
+{
+    size_t batch = (size_t)maker->cfg->text_batch, side = (size_t)maker->cfg->image_size;
+    size_t tokens = (size_t)maker->encoder->tokens, channels = (size_t)maker->encoder->channels;
+    return (struct batch_memory){
+        .capacity = maker->cfg->text_batch,
+        .sample = check_calloc(batch, sizeof(struct sample)),
+        .pixels = check_malloc(batch * side * side * 3),
+        .caption = check_malloc(batch * sizeof(char *)),
+        .length = check_malloc(batch * sizeof(int32_t)),
+        .states = check_malloc(batch * tokens * channels * sizeof(float)),
+        .embedding = check_malloc(batch * channels * sizeof(float)),
+        .ids = check_malloc((tokens + 1) * sizeof(int32_t)),
+    };
+}
+
+static void batch_free(struct batch_memory *batch)
+{
+    free(batch->sample);
+    free(batch->pixels);
+    free(batch->caption);
+    free(batch->length);
+    free(batch->states);
+    free(batch->embedding);
+    free(batch->ids);
+}
+
+/* The split of a caption: a function of the seed and of the tokens that the models see of it, so that two
+ * captions which they cannot tell apart are never in different splits. */
+static void choose_split(const struct shard_maker *maker, struct sample *sample, int32_t *ids)
+{
+    const char *caption = sample->item.caption;
+    int tokens = maker->encoder->tokens;
+    int count = wordpiece_encode(maker->encoder->tokenizer, caption, strlen(caption), tokens + 1, ids);
+    sample->cut = count > tokens;
+    int seen = sample->cut ? tokens - 1 : count - 1; // without [SEP]
+    char hex[SHA256_HEX_SIZE];
+    struct sha256 *hash = sha256_new();
+    sha256_add(hash, ids, (size_t)seen * sizeof *ids);
+    sha256_finish(hash, hex);
+    hex[16] = '\0';
+    struct random_key key = {(uint64_t)maker->cfg->run.seed, RANDOM_SPLIT, 0, strtoull(hex, NULL, 16)};
+    bool held_out = random_uniform(key, 0) < maker->cfg->validation_fraction;
+    sample->split = held_out ? SPLIT_VALIDATION : SPLIT_TRAIN;
+}
+
+/* The picture of an item as [H, W, 3]. */
+static bool decode_picture(const struct prepare_cfg *cfg, const char *name, const uint8_t *data, size_t bytes,
+                           uint8_t *pixels, struct fault *fault)
+{
+    struct image image = {0};
+    if (!image_decode(data, bytes, name, cfg->max_pixels, &image, fault)) return false;
+    struct image square = image_resize_crop(&image, (int)cfg->image_size);
+    memcpy(pixels, square.rgb, (size_t)(cfg->image_size * cfg->image_size) * 3);
+    image_free(&square);
+    image_free(&image);
+    return true;
+}
+
+/* Reads items [first, first + count): texts, pictures (broken ones get a fault of their own), splits. Adds
+ * what was read to the hash. */
+static bool read_batch(const struct shard_maker *maker, int64_t first, int64_t count,
+                       struct batch_memory *batch, struct sha256 *hash, struct fault *fault)
+{
+    struct encoded {
+        uint8_t *data;
+        size_t bytes;
+    } *encoded = check_calloc((size_t)count, sizeof *encoded);
+    int64_t read = 0;
+    for (; read < count; read++) {
+        struct sample *sample = &batch->sample[read];
+        *sample = (struct sample){0};
+        if (!index_item(maker->source, first + read, &sample->item, fault)) break;
+        hash_texts(hash, &sample->item);
+        if (index_image(maker->source, first + read, &encoded[read].data, &encoded[read].bytes,
+                        &sample->fault))
+            sha256_add(hash, encoded[read].data, encoded[read].bytes);
+        choose_split(maker, sample, batch->ids);
+    }
+    bool ok = read == count;
+    size_t size = (size_t)(maker->cfg->image_size * maker->cfg->image_size) * 3;
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t i = 0; i < read; i++) {
+        struct sample *sample = &batch->sample[i];
+        if (ok && !sample->fault.code)
+            decode_picture(maker->cfg, sample->item.name, encoded[i].data, encoded[i].bytes,
+                           batch->pixels + (size_t)i * size, &sample->fault);
+        free(encoded[i].data);
+    }
+    free(encoded);
+    if (!ok)
+        for (int64_t i = 0; i < read; i++) index_item_free(&batch->sample[i].item);
+    return ok;
+}
+
+// ---- the shard's file
+
+struct split_rows {
+    struct h5_rows *pixels, *text_states, *text_length, *embedding;
+    struct text_list text[ITEM_TEXTS];
+};
+
+struct shard_writer {
+    const struct shard_maker *maker;
+    struct h5_writer *file;
+    struct split_rows split[SPLITS];
+    struct text_list skipped[SKIPPED_TEXTS];
+    int64_t cut;
+};
+
+static bool create_rows(struct shard_writer *writer, int split, struct fault *fault)
+{
+    const struct shard_maker *maker = writer->maker;
+    struct split_rows *rows = &writer->split[split];
+    struct h5_writer *file = writer->file;
+    int64_t side = maker->cfg->image_size, tokens = maker->encoder->tokens,
+            channels = maker->encoder->channels;
+    char name[DATASET_NAME_SIZE];
+    return h5_rows_create(file, split_dataset(split, "pixels", name), H5_UINT8, 5,
+                          (int64_t[]){0, 1, side, side, 3}, 0, 0, &rows->pixels, fault) &&
+           h5_rows_create(file, split_dataset(split, "text_states", name), H5_FLOAT16, 3,
+                          (int64_t[]){0, tokens, channels}, 0, 0, &rows->text_states, fault) &&
+           h5_rows_create(file, split_dataset(split, "text_length", name), H5_INT32, 1, (int64_t[]){0}, 0, 0,
+                          &rows->text_length, fault) &&
+           h5_rows_create(file, split_dataset(split, "embedding", name), H5_FLOAT32, 2,
+                          (int64_t[]){0, channels}, 0, 0, &rows->embedding, fault);
+}
+
+/* Encodes the captions of a batch's good pictures and appends all that belongs to them. */
+static bool append_batch(struct shard_writer *writer, const struct batch_memory *batch, int64_t count,
+                         struct fault *fault)
+{
+    const struct shard_maker *maker = writer->maker;
+    size_t size = (size_t)(maker->cfg->image_size * maker->cfg->image_size) * 3;
+    int64_t channels = maker->encoder->channels, states = maker->encoder->tokens * channels;
+    int good = 0;
+    for (int64_t i = 0; i < count; i++)
+        if (!batch->sample[i].fault.code) batch->caption[good++] = batch->sample[i].item.caption;
+    timer_start(maker->run->timers, "encoder");
+    if (good > 0)
+        sentence_encoder_encode(maker->encoder, good, batch->caption, batch->length, batch->states,
+                                batch->embedding);
+    timer_stop(maker->run->timers, "encoder");
+
+    timer_start(maker->run->timers, "write");
+    bool ok = true;
+    for (int64_t i = 0, row = 0; ok && i < count; i++) {
+        const struct sample *sample = &batch->sample[i];
+        if (sample->fault.code) {
+            text_list_add(&writer->skipped[SKIPPED_IMAGE], sample->item.name);
+            text_list_add(&writer->skipped[SKIPPED_REASON], sample->fault.text);
+            continue;
+        }
+        struct split_rows *rows = &writer->split[sample->split];
+        const char *text[ITEM_TEXTS];
+        item_texts(&sample->item, text);
+        for (int t = 0; t < ITEM_TEXTS; t++) text_list_add(&rows->text[t], text[t]);
+        writer->cut += sample->cut;
+        ok = h5_append_uint8(rows->pixels, 1, batch->pixels + (size_t)i * size, fault) &&
+             h5_append_float(rows->text_states, 1, batch->states + row * states, fault) &&
+             h5_append_int32(rows->text_length, 1, batch->length + row, fault) &&
+             h5_append_float(rows->embedding, 1, batch->embedding + row * channels, fault);
+        row++;
+    }
+    timer_stop(maker->run->timers, "write");
+    return ok;
+}
+
+static bool write_batches(struct shard_writer *writer, int64_t number, int64_t skip_limit,
+                          struct shard_progress progress, struct sha256 *hash, struct fault *fault)
+{
+    const struct shard_maker *maker = writer->maker;
+    struct timers *timers = maker->run->timers;
+    struct batch_memory batch = batch_new(maker);
+    int64_t first, items;
+    shard_items(maker, number, &first, &items);
+    bool ok = true;
+    for (int64_t done = 0; ok && done < items; done += batch.capacity) {
+        int64_t count = items - done < batch.capacity ? items - done : batch.capacity;
+        timer_start(timers, "pictures");
+        ok = read_batch(maker, first + done, count, &batch, hash, fault);
+        timer_stop(timers, "pictures");
+        if (!ok) break;
+        ok = append_batch(writer, &batch, count, fault);
+        for (int64_t i = 0; i < count; i++) index_item_free(&batch.sample[i].item);
+        const struct text_list *reasons = &writer->skipped[SKIPPED_REASON];
+        if (ok && reasons->count > skip_limit)
+            ok = fault_raise(fault, EXIT_CODE_INPUT,
+                             "more than %lld broken pictures (data.bad_picture_limit); one of them: %s",
+                             (long long)maker->cfg->bad_picture_limit, reasons->item[reasons->count - 1]);
+        progress.progressed(progress.context, done + count);
+    }
+    batch_free(&batch);
+    return ok;
+}
+
+/* What is written once all rows are. */
+static bool write_rest(struct shard_writer *writer, int64_t number, const char *source_id,
+                       struct fault *fault)
+{
+    char id[SHA256_HEX_SIZE], name[DATASET_NAME_SIZE];
+    bool ok = texts_id(writer->maker, number, id, fault);
+    for (int split = 0; split < SPLITS; split++)
+        for (int t = 0; ok && t < ITEM_TEXTS; t++)
+            ok = text_list_write(&writer->split[split].text[t], writer->file,
+                                 split_dataset(split, item_text_name[t], name), fault);
+    for (int t = 0; ok && t < SKIPPED_TEXTS; t++)
+        ok = text_list_write(&writer->skipped[t], writer->file, skipped_name[t], fault);
+    return ok && h5_write_attribute_string(writer->file, "/", SHARD_TEXTS, id, fault) &&
+           h5_write_attribute_string(writer->file, "/", SHARD_SOURCE, source_id, fault) &&
+           h5_write_attribute_int64(writer->file, "/", SHARD_CUT, writer->cut, fault);
+}
+
+bool shard_write(const struct shard_maker *maker, int64_t number, int64_t skip_limit,
+                 struct shard_progress progress, int64_t *skipped, struct fault *fault)
+{
+    struct shard_writer writer = {.maker = maker};
+    char *path = shard_path(maker, number), source_id[SHA256_HEX_SIZE];
+    bool ok = h5_create(path, FILE_DATA, &writer.file, fault);
+    if (ok) {
+        struct sha256 *hash = sha256_new();
+        ok = create_rows(&writer, SPLIT_TRAIN, fault) && create_rows(&writer, SPLIT_VALIDATION, fault) &&
+             write_batches(&writer, number, skip_limit, progress, hash, fault);
+        sha256_finish(hash, source_id);
+        ok = ok && write_rest(&writer, number, source_id, fault);
+        if (ok) {
+            struct h5_provenance provenance =
+                run_provenance(maker->run, &maker->cfg->run, maker->backend, maker->dtype, NULL, 0);
+            ok = h5_finish(writer.file, &provenance, NULL, fault);
+        } else {
+            h5_abandon(writer.file);
+        }
+    }
+    *skipped = writer.skipped[SKIPPED_IMAGE].count;
+    for (int split = 0; split < SPLITS; split++)
+        for (int t = 0; t < ITEM_TEXTS; t++) text_list_clear(&writer.split[split].text[t]);
+    for (int t = 0; t < SKIPPED_TEXTS; t++) text_list_clear(&writer.skipped[t]);
+    free(path);
+    return ok;
+}

@@ -1,0 +1,77 @@
+/* A shard: the pictures and texts of data.shard_size consecutive items of the source, ready for data.h5, in a
+ * file of its own. What prepare has finished survives in shards when it is stopped or killed.
+ *
+ * A shard is a data file (io/file_schema.h) whose splits hold pixels [N, 1, H, W, 3] in place of latents: the
+ * factors of those are known only when all pictures have been seen. All functions are local. */
+#ifndef PHASES_SHARD_H
+#define PHASES_SHARD_H
+
+#include "io/hdf5_file.h"
+#include "io/index.h"
+#include "models/sentence_encoder.h"
+#include "phases/phase.h"
+
+enum { SPLIT_TRAIN, SPLIT_VALIDATION, SPLITS };
+extern const char *const split_name[SPLITS]; /* "train", "validation" */
+
+/* Texts that go from the source through shards into data.h5. */
+enum { ITEM_CAPTION, ITEM_IMAGE, ITEM_GROUP, ITEM_SUBGROUP, ITEM_SOURCE, ITEM_TEXTS };
+extern const char *const item_text_name[ITEM_TEXTS]; /* their datasets: "caption", ... */
+
+enum { SKIPPED_IMAGE, SKIPPED_REASON, SKIPPED_TEXTS };
+extern const char *const skipped_name[SKIPPED_TEXTS]; /* "skipped/image", "skipped/reason" */
+
+/* Strings that are gathered, then written as one dataset. Zero initialised is empty. */
+struct text_list {
+    char **item; /* [count] owned */
+    int64_t count, capacity;
+};
+void text_list_add(struct text_list *list, const char *text);
+void text_list_clear(struct text_list *list);
+bool text_list_write(const struct text_list *list, struct h5_writer *writer, const char *name,
+                     struct fault *fault);
+
+/* "train/pixels" and the like. */
+enum { DATASET_NAME_SIZE = 64 };
+const char *split_dataset(int split, const char *what, char name[DATASET_NAME_SIZE]);
+
+/* What all shards of a run have in common. */
+struct shard_maker {
+    const struct run *run;            /* borrowed */
+    const struct prepare_cfg *cfg;    /* borrowed */
+    const struct index *source;       /* borrowed */
+    struct sentence_encoder *encoder; /* borrowed */
+    const struct backend *backend;    /* what computes the encoder; borrowed */
+    enum dtype dtype;
+};
+
+/* The folder that holds the shards, and the file of one. The caller frees it. */
+char *shard_folder(const struct shard_maker *maker);
+char *shard_path(const struct shard_maker *maker, int64_t number);
+
+int64_t shard_count(const struct shard_maker *maker);
+/* The items of the source that a shard holds. */
+void shard_items(const struct shard_maker *maker, int64_t number, int64_t *first, int64_t *count);
+
+/* Whether the shard is there, made with the same deck from the same texts by the same encoder. (Pictures
+ * changed in the meantime are not noticed: this must cost little.) *skipped: its broken pictures. */
+bool shard_is_done(const struct shard_maker *maker, int64_t number, int64_t *skipped);
+
+/* Writes a shard. *skipped counts its broken pictures, to be at most `skip_limit`: one more is a fault.
+ * `progressed` is called with the number of items done. */
+struct shard_progress {
+    void (*progressed)(void *context, int64_t items);
+    void *context;
+};
+bool shard_write(const struct shard_maker *maker, int64_t number, int64_t skip_limit,
+                 struct shard_progress progress, int64_t *skipped, struct fault *fault);
+
+/* Removes all shards, those of runs with another data.shard_size too, and their folder. */
+bool shards_remove(const struct shard_maker *maker, struct fault *fault);
+
+/* Root attributes of a shard beside those of every file. */
+#define SHARD_TEXTS "texts_sha256"   /* of encoder and texts: what shard_is_done compares */
+#define SHARD_SOURCE "source_sha256" /* of texts and encoded pictures */
+#define SHARD_CUT "captions_cut"     /* captions that had more than data.max_tokens tokens */
+
+#endif
