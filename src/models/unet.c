@@ -150,7 +150,7 @@ static void build_block(struct builder *builder, struct unet_block *block, bool 
         bool dropped = false;
         if (config->depth_gates && i == resnets - 1) {
             depth = add_depth(builder, up, level, name.text, &dropped);
-            if (!up && in[i] != channels)
+            if (!up && in[i] != channels && !unet->undroppable[0])
                 snprintf(unet->undroppable, sizeof unet->undroppable, "%s", name.text);
         }
         build_resnet(builder, &block->resnet[i], in[i], channels, depth, dropped, name.text);

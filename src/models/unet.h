@@ -107,4 +107,12 @@ struct unit_macs unet_macs(const struct unet *unet, int64_t height, int64_t widt
 bool unet_slice_weight(const struct unit_table *table, struct unet_shape shape, const char *name, int rank,
                        const int64_t *dim, const float *full, float *out, int64_t *out_dim);
 
+/* Fills the parameters of `sliced` (allocated; made by unet_new from the same config and `shape`) with the
+ * part of those of `full` (the whole network, not frozen) that the mask keeps. */
+void unet_slice(const struct unet *full, struct unet_shape shape, struct unet *sliced);
+
+/* Whether a mask leaves every unit that is not dropped at least one entry, as slicing wants it; else a fault
+ * (EXIT_CODE_INPUT) names the unit. */
+bool unet_check_shape(const struct unit_table *table, struct unet_shape shape, struct fault *fault);
+
 #endif

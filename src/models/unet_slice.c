@@ -1,6 +1,10 @@
 /* Slicing: from the weights of the whole UNet to those that a hard mask keeps. */
 #include "models/unet.h"
 
+#include "base/check.h"
+#include "models/weights.h"
+
+#include <stdlib.h>
 #include <string.h>
 
 /* Whether `name` lies in module `path`. */
@@ -46,5 +50,52 @@ bool unet_slice_weight(const struct unit_table *table, struct unet_shape shape, 
     int64_t kept = 0;
     for (int entry = 0; entry < unit->width; entry++) kept += mask[entry];
     out_dim[axis] = dim[axis] / unit->width * kept;
+    return true;
+}
+
+/* One part of a parameter of the whole network, sliced into the same part of `sliced`. `values` and `kept`
+ * have room for all of it. */
+static void slice_part(const struct unet *full, struct unet_shape shape, const struct parameter *from,
+                       int part, struct unet *sliced, float *values, float *kept)
+{
+    const char *name = from->part[part].name;
+    int64_t dim[TENSOR_MAX_RANK], kept_dim[TENSOR_MAX_RANK], place_dim[TENSOR_MAX_RANK];
+    int rank = weights_file_shape(from, part, dim);
+    parameter_part_download(&full->parameters, from, part, values);
+    if (!unet_slice_weight(&full->table, shape, name, rank, dim, values, kept, kept_dim)) return;
+    int place_part = 0;
+    struct parameter *place = parameter_find(&sliced->parameters, name, &place_part);
+    CHECK(place, "%s is kept, but not part of the sliced network", name);
+    int place_rank = weights_file_shape(place, place_part, place_dim);
+    CHECK(place_rank == rank && memcmp(place_dim, kept_dim, (size_t)rank * sizeof *dim) == 0,
+          "%s has another shape in the sliced network", name);
+    parameter_part_upload(&sliced->parameters, place, place_part, kept);
+}
+
+void unet_slice(const struct unet *full, struct unet_shape shape, struct unet *sliced)
+{
+    for (int i = 0; i < full->parameters.count; i++) {
+        const struct parameter *from = full->parameters.items[i];
+        size_t bytes = tensor_bytes(&from->value);
+        float *values = check_malloc(bytes), *kept = check_malloc(bytes);
+        for (int part = 0; part < from->part_count; part++)
+            slice_part(full, shape, from, part, sliced, values, kept);
+        free(kept);
+        free(values);
+    }
+}
+
+bool unet_check_shape(const struct unit_table *table, struct unet_shape shape, struct fault *fault)
+{
+    for (int i = 0; shape.width && i < table->units; i++) {
+        const struct unit *unit = &table->unit[i];
+        if (unit->depth >= 0 && shape.depth && !shape.depth[unit->depth]) continue;
+        int kept = 0;
+        for (int entry = 0; entry < unit->width; entry++) kept += shape.width[unit->first + entry] != 0;
+        if (kept == 0)
+            return fault_raise(fault, EXIT_CODE_INPUT,
+                               "%s keeps none of its %d entries: a unit that is not dropped keeps at least one",
+                               unit->path, unit->width);
+    }
     return true;
 }

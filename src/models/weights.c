@@ -255,6 +255,13 @@ bool weights_read_safetensors(struct parameter_set *set, const struct safetensor
     return read_all(&weights, set, NULL, ignored, fault);
 }
 
+bool weights_check_safetensors(const struct parameter_set *set, const struct safetensors *file,
+                               const char *const *ignored, struct fault *fault)
+{
+    struct weight_file weights = {.path = safetensors_path(file), .safetensors = file};
+    return check_file(&weights, set, ignored, fault);
+}
+
 // ---- writing
 
 bool weights_write_h5(const struct parameter_set *set, float *const *values, struct h5_writer *writer,

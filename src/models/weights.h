@@ -23,6 +23,10 @@ bool weights_read_h5(struct parameter_set *set, struct h5_reader *reader, const 
 bool weights_read_safetensors(struct parameter_set *set, const struct safetensors *file,
                               const char *const *ignored, struct fault *fault);
 
+/* The check alone; the set needs no memory yet. So a small file cannot ask for a huge network's memory. */
+bool weights_check_safetensors(const struct parameter_set *set, const struct safetensors *file,
+                               const char *const *ignored, struct fault *fault);
+
 /* Writes a group of an HDF5 file: the masters, or `values[parameter][elements]` in the backend's memory when
  * not NULL (moments, averages: the same names and shapes). `half`: as IEEE half. */
 bool weights_write_h5(const struct parameter_set *set, float *const *values, struct h5_writer *writer,

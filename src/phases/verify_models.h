@@ -1,0 +1,32 @@
+/* The models that phase verify knows: each reads its inputs from the reference, computes, and compares every
+ * output and gradient that is there (DESIGN section 9 says what a reference of each model holds). Returns
+ * false only when the reference or the model's folder cannot be used. */
+#ifndef PHASES_VERIFY_MODELS_H
+#define PHASES_VERIFY_MODELS_H
+
+#include "phases/verify_compare.h"
+
+// verify_unet.c
+bool verify_unet(struct verification *verification, struct fault *fault);
+/* The network of hard gates, really sliced: also its weights. */
+bool verify_unet_sliced(struct verification *verification, struct fault *fault);
+
+// verify_prune_step.c
+bool verify_prune_step(struct verification *verification, struct fault *fault);
+
+// verify_router.c
+bool verify_transport(struct verification *verification, struct fault *fault);
+bool verify_contrastive(struct verification *verification, struct fault *fault);
+bool verify_resource(struct verification *verification, struct fault *fault);
+bool verify_gumbel_width(struct verification *verification, struct fault *fault);
+bool verify_gumbel_depth(struct verification *verification, struct fault *fault);
+
+// verify_text.c
+bool verify_wordpiece(struct verification *verification, struct fault *fault);
+bool verify_bert(struct verification *verification, struct fault *fault);
+bool verify_sentence_encoder(struct verification *verification, struct fault *fault);
+
+// verify_sampler.c
+bool verify_pndm(struct verification *verification, struct fault *fault);
+
+#endif

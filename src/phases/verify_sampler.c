@@ -1,0 +1,67 @@
+/* References of samplers: diffusers' schedulers stepping through given model outputs. */
+#include "base/check.h"
+#include "diffusion/pndm.h"
+#include "phases/verify_models.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* inputs/sample [...], of any rank, and inputs/model_output [calls, ...] */
+struct sampler_case {
+    int rank;                   /* of samples [calls, ...] */
+    int64_t shape[H5_MAX_RANK]; /* [calls, ...] */
+    int64_t count;              /* elements of one sample */
+    float *sample, *output;
+};
+
+static bool read_case(struct verification *v, int64_t calls, struct sampler_case *c, struct fault *fault)
+{
+    struct h5_info info;
+    if (!h5_describe(v->reference, "inputs/sample", &info, fault)) return false;
+    if (info.rank < 1 || info.rank >= H5_MAX_RANK)
+        return fault_raise(fault, EXIT_CODE_INPUT, "%s: inputs/sample has %d dimensions, 1 to %d allowed",
+                           h5_path(v->reference), info.rank, H5_MAX_RANK - 1);
+    c->rank = info.rank + 1;
+    c->shape[0] = calls;
+    c->count = info.elements;
+    memcpy(c->shape + 1, info.shape, (size_t)info.rank * sizeof *c->shape);
+    return verify_load_floats(v, "inputs/sample", info.rank, info.shape, &c->sample, NULL, fault) &&
+           verify_load_floats(v, "inputs/model_output", c->rank, c->shape, &c->output, NULL, fault);
+}
+
+bool verify_pndm(struct verification *v, struct fault *fault)
+{
+    static const char *const predictions[] = {"v_prediction", "epsilon", NULL}; // as enum prediction
+    int prediction;
+    double steps;
+    if (!verify_choice(v, "prediction_type", predictions, PREDICTION_V, &prediction, fault) ||
+        !verify_attribute(v, "steps", NAN, 1, TRAIN_TIMESTEPS - 1, &steps, fault))
+        return false;
+    struct noise_schedule schedule = noise_schedule_scaled_linear((enum prediction)prediction);
+    struct pndm pndm;
+    pndm_init(&pndm, &schedule, (int)steps, 0);
+    int64_t calls = pndm.calls;
+    pndm_clear(&pndm);
+
+    struct sampler_case c = {0};
+    bool ok = read_case(v, calls, &c, fault);
+    if (ok) {
+        int64_t *timesteps = check_malloc((size_t)calls * sizeof *timesteps);
+        float *samples = check_malloc((size_t)(calls * c.count) * sizeof *samples);
+        pndm_init(&pndm, &schedule, (int)steps, c.count);
+        for (int64_t call = 0; call < calls; call++) {
+            timesteps[call] = pndm_timestep(&pndm, (int)call);
+            pndm_step(&pndm, c.output + call * c.count, c.sample);
+            memcpy(samples + call * c.count, c.sample, (size_t)c.count * sizeof *samples);
+        }
+        ok = verify_integers(v, "outputs/timesteps", 1, &calls, timesteps, fault) &&
+             verify_floats(v, QUANTITY_OUTPUT, "outputs/samples", c.rank, c.shape, samples, fault);
+        pndm_clear(&pndm);
+        free(samples);
+        free(timesteps);
+    }
+    free(c.output);
+    free(c.sample);
+    return ok;
+}
