@@ -9,7 +9,12 @@
 #include "io/folder.h"
 #include "io/hdf5_file.h"
 #include "io/timer_json.h"
+#include "phases/assign.h"
 #include "phases/phase.h"
+#include "phases/prepare.h"
+#include "phases/pretrain.h"
+#include "phases/prune.h"
+#include "phases/verify.h"
 #include "tensor/cpu/libraries.h"
 
 #include <getopt.h>
@@ -209,9 +214,17 @@ static void print_banner(const struct run *run, enum phase_id phase, int threads
 /* One line a phase. */
 static bool run_phase(struct run *run, enum phase_id phase, const union phase_cfg *cfg, struct fault *fault)
 {
-    (void)run;
-    (void)cfg;
     switch (phase) {
+    case PHASE_PREPARE:
+        return phase_prepare(run, &cfg->prepare, fault);
+    case PHASE_PRETRAIN:
+        return phase_pretrain(run, &cfg->pretrain, fault);
+    case PHASE_PRUNE:
+        return phase_prune(run, &cfg->prune, fault);
+    case PHASE_ASSIGN:
+        return phase_assign(run, &cfg->assign, fault);
+    case PHASE_VERIFY:
+        return phase_verify(run, &cfg->verify, fault);
     default:
         return fault_raise(fault, EXIT_CODE_DECK, "phase %s is not part of this build", phase_name(phase));
     }

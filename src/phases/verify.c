@@ -117,8 +117,7 @@ static bool verify(const struct run *run, const struct verify_cfg *cfg, struct f
     ok = ok && (model = find_model(verification.reference, fault));
     ok = ok && (!model->folder || find_folder(verification.reference, &folder, fault));
     if (ok && folder) verification.folder = folder;
-    if (ok)
-        log_info(run->log, "%s: %s in %s", cfg->reference, model->name, dtype_name(verification.dtype));
+    if (ok) log_info(run->log, "%s: %s in %s", cfg->reference, model->name, dtype_name(verification.dtype));
 
     // 2. and 3. the same here, all of it
     ok = ok && model->verify(&verification, fault) && verify_nothing_left(&verification, fault);

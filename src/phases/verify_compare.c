@@ -192,7 +192,8 @@ bool verify_integers(struct verification *verification, const char *name, int ra
     double error = 0, largest = 0;
     for (int64_t i = 0; i < info.elements; i++) {
         largest = fmax(largest, fabs((double)expected[i]));
-        if (values[i] != expected[i]) error = fmax(error, fmax(1, fabs((double)values[i] - (double)expected[i])));
+        if (values[i] != expected[i])
+            error = fmax(error, fmax(1, fabs((double)values[i] - (double)expected[i])));
     }
     free(expected);
     if (!verification->check_only) report(verification, name, error, largest, 0);
@@ -324,8 +325,8 @@ bool verify_choice(struct verification *verification, const char *name, const ch
     bool known = names[*out];
     if (!known)
         fault_raise(fault, EXIT_CODE_INPUT, "%s: attribute %s = \"%.100s\" is none of %s, %s%s%s ...",
-                    h5_path(verification->reference), name, text, names[0], names[1],
-                    names[2] ? ", " : "", names[2] ? names[2] : "");
+                    h5_path(verification->reference), name, text, names[0], names[1], names[2] ? ", " : "",
+                    names[2] ? names[2] : "");
     free(text);
     return known;
 }

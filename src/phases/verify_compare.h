@@ -25,7 +25,8 @@ enum quantity {
 struct verification {
     const struct log *log;
     struct h5_reader *reference;
-    const char *folder; /* of the model: the root attribute `folder`, relative to the file; "" if it has none */
+    const char
+        *folder; /* of the model: the root attribute `folder`, relative to the file; "" if it has none */
     struct backend *backend;
     enum dtype dtype;        /* of networks */
     double tolerance;        /* 0: the default of each quantity */
@@ -53,8 +54,8 @@ bool verify_again(struct verification *verification, enum quantity quantity, con
                   const char *label, int rank, const int64_t *shape, const float *values,
                   struct fault *fault);
 
-/* Every dataset in outputs/, gradients/, gate_gradients/ and weights/ must have been compared: what the program does
- * not know would pass unseen. */
+/* Every dataset in outputs/, gradients/, gate_gradients/ and weights/ must have been compared: what the
+ * program does not know would pass unseen. */
 bool verify_nothing_left(struct verification *verification, struct fault *fault);
 
 /* Says what a network needs, under check_only. */

@@ -23,9 +23,9 @@ struct step_case {
     struct unit_macs macs;
     struct dataset_info info; /* of latents and token states */
     int64_t B;
-    double *z;                                     /* [B, D] */
-    double *predictor_weight, *bias, *codes;       /* [n, D], [n], [K, n] */
-    double *noise_predicted, *noise_codes;         /* [B, n], [K, n] */
+    double *z;                               /* [B, D] */
+    double *predictor_weight, *bias, *codes; /* [n, D], [n], [K, n] */
+    double *noise_predicted, *noise_codes;   /* [B, n], [K, n] */
     struct noised_batch noised;
 };
 
@@ -42,8 +42,8 @@ static void case_clear(struct step_case *c)
 
 static bool read_settings(struct verification *v, struct step_case *c, struct fault *fault)
 {
-    static const char *const stages[] = {"warmup", "main", NULL};              // as enum router_stage
-    static const char *const forms[] = {"mixed", "hard", "soft", NULL};        // as enum normal_form
+    static const char *const stages[] = {"warmup", "main", NULL};       // as enum router_stage
+    static const char *const forms[] = {"mixed", "hard", "soft", NULL}; // as enum normal_form
     int stage, form;
     c->router = (struct router_config){
         .transport = true, .eps = 0.05, .rounds = 3, .resource_form = RESOURCE_LOG}; // METHOD section 3
@@ -87,8 +87,8 @@ static bool read_router(struct verification *v, struct step_case *c, struct faul
     int64_t B = c->B = z[0], D = c->router.D = z[1], K = c->router.K = codes[0];
     if (B > MAX_BATCH || K > MAX_CODES)
         return fault_raise(fault, EXIT_CODE_INPUT,
-                           "%s: %lld prompts and %lld codes, at most %d and %d allowed", h5_path(v->reference),
-                           (long long)B, (long long)K, MAX_BATCH, MAX_CODES);
+                           "%s: %lld prompts and %lld codes, at most %d and %d allowed",
+                           h5_path(v->reference), (long long)B, (long long)K, MAX_BATCH, MAX_CODES);
     return verify_load_doubles(v, "inputs/predictor_weight", 2, (int64_t[]){n, D}, &c->predictor_weight, NULL,
                                fault) &&
            verify_load_doubles(v, "inputs/predictor_bias", 1, &n, &c->bias, NULL, fault) &&
@@ -130,14 +130,15 @@ static bool read_batch(struct verification *v, struct step_case *c, struct fault
     float *z0 = NULL, *noise = NULL;
     int64_t *timesteps = NULL;
     if (config->in_channels != config->out_channels)
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s: a UNet of %lld channels in and %lld out predicts no noise",
-                           v->folder, (long long)config->in_channels, (long long)config->out_channels);
-    bool ok = verify_load_floats(v, "inputs/latent_z0", 4, nchw, &z0, nchw, fault) &&
-              unet_check_latents(config, nchw[2], nchw[3], fault) &&
-              verify_load_floats(v, "inputs/eps", 4, nchw, &noise, NULL, fault) &&
-              verify_load_integers(v, "inputs/timesteps", 1, &B, 0, TRAIN_TIMESTEPS - 1, &timesteps, NULL,
-                                   fault) &&
-              verify_load_floats(v, "inputs/text_states", 3, text, &c->noised.text_states, text, fault);
+        return fault_raise(fault, EXIT_CODE_INPUT,
+                           "%s: a UNet of %lld channels in and %lld out predicts no noise", v->folder,
+                           (long long)config->in_channels, (long long)config->out_channels);
+    bool ok =
+        verify_load_floats(v, "inputs/latent_z0", 4, nchw, &z0, nchw, fault) &&
+        unet_check_latents(config, nchw[2], nchw[3], fault) &&
+        verify_load_floats(v, "inputs/eps", 4, nchw, &noise, NULL, fault) &&
+        verify_load_integers(v, "inputs/timesteps", 1, &B, 0, TRAIN_TIMESTEPS - 1, &timesteps, NULL, fault) &&
+        verify_load_floats(v, "inputs/text_states", 3, text, &c->noised.text_states, text, fault);
     if (ok) {
         c->info = (struct dataset_info){.items = B,
                                         .flips = 1,
@@ -163,7 +164,8 @@ static bool find_target(struct verification *v, struct step_case *c, struct faul
     c->macs = unet_macs(c->unet, c->info.height, c->info.width, c->info.tokens);
     c->router.target = resource_target(&c->macs, c->p);
     if (c->router.target > 0) return true;
-    return fault_raise(fault, EXIT_CODE_INPUT, "%s: p = %g cannot be reached: only %.3f of the MACs can be pruned",
+    return fault_raise(fault, EXIT_CODE_INPUT,
+                       "%s: p = %g cannot be reached: only %.3f of the MACs can be pruned",
                        h5_path(v->reference), c->p, c->macs.prunable / c->macs.total);
 }
 
@@ -218,11 +220,8 @@ static void run_student(struct tape *tape, const struct step_case *c, const doub
         .gate_gradient = check_malloc((size_t)count * sizeof(double)),
         .output = student_output(tape, c, single),
     };
-    struct student student = {.unet = c->unet,
-                              .info = &c->info,
-                              .weights = c->weights,
-                              .micro_batch = B,
-                              .global_batch = B};
+    struct student student = {
+        .unet = c->unet, .info = &c->info, .weights = c->weights, .micro_batch = B, .global_batch = B};
     student_run(tape, &student, &c->noised, single, &result->student);
     for (int64_t i = 0; i < count; i++) result->gate_gradient[i] = result->student.gate_gradient[i];
     free(single);
@@ -241,14 +240,14 @@ static bool compare_routing(struct verification *v, const struct step_case *c, c
     int64_t B = c->B, n = c->unet->table.entries, K = c->router.K;
     int64_t *expert = check_malloc((size_t)B * sizeof *expert);
     for (int64_t b = 0; b < B; b++) expert[b] = step->expert[b];
-    bool ok = verify_doubles(v, QUANTITY_ROUTER_OUTPUT, "outputs/similarity", 2, (int64_t[]){B, K},
-                             step->similarity, fault) &&
-              verify_doubles(v, QUANTITY_ROUTER_OUTPUT, "outputs/plan", 2, (int64_t[]){B, K}, step->plan,
-                             fault) &&
-              verify_integers(v, "outputs/expert", 1, &B, expert, fault) &&
-              verify_doubles(v, QUANTITY_ROUTER_OUTPUT, "outputs/gates", 2, (int64_t[]){B, n}, step->gates,
-                             fault) &&
-              verify_doubles(v, QUANTITY_ROUTER_OUTPUT, "outputs/ratio", 1, &B, step->ratio, fault);
+    bool ok =
+        verify_doubles(v, QUANTITY_ROUTER_OUTPUT, "outputs/similarity", 2, (int64_t[]){B, K},
+                       step->similarity, fault) &&
+        verify_doubles(v, QUANTITY_ROUTER_OUTPUT, "outputs/plan", 2, (int64_t[]){B, K}, step->plan, fault) &&
+        verify_integers(v, "outputs/expert", 1, &B, expert, fault) &&
+        verify_doubles(v, QUANTITY_ROUTER_OUTPUT, "outputs/gates", 2, (int64_t[]){B, n}, step->gates,
+                       fault) &&
+        verify_doubles(v, QUANTITY_ROUTER_OUTPUT, "outputs/ratio", 1, &B, step->ratio, fault);
     free(expert);
     return ok;
 }
@@ -312,10 +311,9 @@ static bool run_step(struct verification *v, const struct step_case *c, struct f
     router_backward(router, c->stage, result.gate_gradient, step);
 
     int64_t nchw[4] = {B, c->info.channels, c->info.height, c->info.width};
-    bool ok =
-        compare_routing(v, c, step, fault) &&
-        verify_floats(v, QUANTITY_OUTPUT, "outputs/student_output", 4, nchw, result.output, fault) &&
-        compare_losses(v, c, step, &result, fault) && compare_gradients(v, c, step, fault);
+    bool ok = compare_routing(v, c, step, fault) &&
+              verify_floats(v, QUANTITY_OUTPUT, "outputs/student_output", 4, nchw, result.output, fault) &&
+              compare_losses(v, c, step, &result, fault) && compare_gradients(v, c, step, fault);
     if (ok) verify_report_memory(v, tape);
     result_clear(&result);
     tape_delete(tape);

@@ -25,8 +25,7 @@ bool verify_transport(struct verification *v, struct fault *fault)
     int64_t shape[2] = {-1, -1};
     double *similarity = NULL, eps, rounds;
     bool ok = verify_load_doubles(v, "inputs/similarity", 2, shape, &similarity, shape, fault) &&
-              check_rows(v, shape[0], fault) &&
-              verify_attribute(v, "eps", 0.05, 1e-6, 1e6, &eps, fault) &&
+              check_rows(v, shape[0], fault) && verify_attribute(v, "eps", 0.05, 1e-6, 1e6, &eps, fault) &&
               verify_attribute(v, "iterations", 3, 0, MAX_ROUNDS, &rounds, fault);
     if (ok) {
         int64_t B = shape[0], K = shape[1];
@@ -87,9 +86,8 @@ bool verify_resource(struct verification *v, struct fault *fault)
               verify_choice(v, "form", forms, RESOURCE_LOG, &form, fault);
     for (int64_t b = 0; ok && b < B; b++)
         if (!(ratio[b] > 0) || !(*target > 0))
-            ok = fault_raise(fault, EXIT_CODE_INPUT,
-                             "%s: a ratio or target is %g, more than 0 is allowed", h5_path(v->reference),
-                             ratio[b] > 0 ? *target : ratio[b]);
+            ok = fault_raise(fault, EXIT_CODE_INPUT, "%s: a ratio or target is %g, more than 0 is allowed",
+                             h5_path(v->reference), ratio[b] > 0 ? *target : ratio[b]);
     if (ok) {
         double *gradient = check_malloc((size_t)B * sizeof *gradient);
         double loss = resource_loss(B, ratio, *target, (enum resource_form)form, gradient);

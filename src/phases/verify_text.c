@@ -29,9 +29,9 @@ static bool read_tokens(struct verification *v, const struct bert_config *config
                         struct fault *fault)
 {
     int64_t shape[2] = {-1, -1}, *ids = NULL, *mask = NULL;
-    bool ok =
-        verify_load_integers(v, "inputs/input_ids", 2, shape, 0, config->vocabulary - 1, &ids, shape, fault) &&
-        verify_load_integers(v, "inputs/attention_mask", 2, shape, 0, 1, &mask, NULL, fault);
+    bool ok = verify_load_integers(v, "inputs/input_ids", 2, shape, 0, config->vocabulary - 1, &ids, shape,
+                                   fault) &&
+              verify_load_integers(v, "inputs/attention_mask", 2, shape, 0, 1, &mask, NULL, fault);
     int64_t B = batch->B = shape[0], T = batch->T = shape[1];
     if (ok && T > config->positions)
         ok = fault_raise(fault, EXIT_CODE_INPUT, "%s: %lld tokens, the model has %lld positions",
@@ -90,8 +90,8 @@ static bool run_bert(struct verification *v, const struct bert *bert, const stru
     tape_reset(tape, TAPE_NO_GRADIENT);
     struct tensor *ids = tape_input(tape, DTYPE_I32, 2, shape, batch->ids);
     struct tensor *mask = tape_input(tape, DTYPE_F32, 2, shape, batch->mask);
-    struct tensor *hidden = bert_forward(tape, bert, ids, mask);        // [B, T, C]
-    struct tensor *embedding = op_masked_mean(tape, hidden, mask);      // [B, C]
+    struct tensor *hidden = bert_forward(tape, bert, ids, mask);   // [B, T, C]
+    struct tensor *embedding = op_masked_mean(tape, hidden, mask); // [B, C]
     float *values = check_malloc((size_t)tensor_count(hidden) * sizeof *values);
     tape_read(tape, hidden, values);
     bool ok = verify_floats(v, QUANTITY_OUTPUT, "outputs/last_hidden_state", 3, shape, values, fault);
@@ -141,7 +141,8 @@ static bool compare_ids(struct verification *v, const struct sentence_encoder *e
                            "%s: outputs/input_ids has %lld tokens a text, 2 to %d allowed by its folder",
                            h5_path(v->reference), (long long)T, encoder->tokens);
     int32_t *row = check_malloc((size_t)T * sizeof *row);
-    int64_t *ids = check_malloc((size_t)(N * T) * sizeof *ids), *length = check_malloc((size_t)N * sizeof *length);
+    int64_t *ids = check_malloc((size_t)(N * T) * sizeof *ids),
+            *length = check_malloc((size_t)N * sizeof *length);
     for (int64_t i = 0; i < N; i++) {
         const char *text = texts->item[i];
         length[i] = wordpiece_encode(encoder->tokenizer, text, strlen(text), (int)T, row);
@@ -162,7 +163,8 @@ static bool compare_embeddings(struct verification *v, struct sentence_encoder *
     int64_t shape[2] = {texts->count, encoder->channels};
     int32_t *length = check_malloc((size_t)shape[0] * sizeof *length);
     float *embedding = check_malloc((size_t)(shape[0] * shape[1]) * sizeof *embedding);
-    sentence_encoder_encode(encoder, (int)shape[0], (const char *const *)texts->item, length, NULL, embedding);
+    sentence_encoder_encode(encoder, (int)shape[0], (const char *const *)texts->item, length, NULL,
+                            embedding);
     bool ok = verify_floats(v, QUANTITY_OUTPUT, "outputs/embedding", 2, shape, embedding, fault);
     if (ok) verify_report_memory(v, encoder->tape);
     free(embedding);

@@ -19,7 +19,7 @@ struct unet_case {
     float *text;             /* [B, T, D] */
     float *text_mask;        /* [B, T] or NULL */
     float *gates;            /* [B, entries] or NULL */
-    uint8_t *mask;           /* [entries] the gates where they are hard and the same for all samples, or NULL */
+    uint8_t *mask; /* [entries] the gates where they are hard and the same for all samples, or NULL */
 };
 
 static void case_clear(struct unet_case *c)
@@ -71,8 +71,7 @@ static bool read_text_mask(struct verification *v, int64_t B, int64_t T, float *
 {
     if (!h5_exists(v->reference, "inputs/text_mask")) return true;
     int64_t *mask = NULL;
-    bool ok =
-        verify_load_integers(v, "inputs/text_mask", 2, (int64_t[]){B, T}, 0, 1, &mask, NULL, fault);
+    bool ok = verify_load_integers(v, "inputs/text_mask", 2, (int64_t[]){B, T}, 0, 1, &mask, NULL, fault);
     if (ok) *out = check_malloc((size_t)(B * T) * sizeof **out);
     for (int64_t b = 0; ok && b < B; b++) {
         int64_t seen = 0;
@@ -117,7 +116,8 @@ static bool has_suffix(const char *name, const char *suffix)
     return length > tail && strcmp(name + length - tail, suffix) == 0;
 }
 
-/* The entries that group/NAME stands for in a gate vector: of a unit, or with ".depth" of what can be dropped.
+/* The entries that group/NAME stands for in a gate vector: of a unit, or with ".depth" of what can be
+ * dropped.
  */
 static bool find_gate(const struct unit_table *table, const char *name, int *first, int *count)
 {
@@ -150,8 +150,8 @@ static bool read_gate(struct verification *v, const struct unit_table *table, co
 {
     int first, count;
     if (!find_gate(table, path, &first, &count))
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s: gates/%s is no gate of this UNet", h5_path(v->reference),
-                           path);
+        return fault_raise(fault, EXIT_CODE_INPUT, "%s: gates/%s is no gate of this UNet",
+                           h5_path(v->reference), path);
     int64_t shape[2];
     int rank = gate_shape(B, path, count, shape);
     char *name = check_format("gates/%s", path);
@@ -450,11 +450,11 @@ static struct unet *slice(struct verification *v, const struct unet *full, const
     return sliced;
 }
 
-static bool run_unet(struct verification *v, const struct unet_case *c, struct unet *full, struct fault *fault)
+static bool run_unet(struct verification *v, const struct unet_case *c, struct unet *full,
+                     struct fault *fault)
 {
     bool trainable;
-    if (!wants_weight_gradients(v, &trainable, fault) ||
-        !unet_folder_load(v->folder, full, trainable, fault))
+    if (!wants_weight_gradients(v, &trainable, fault) || !unet_folder_load(v->folder, full, trainable, fault))
         return false;
     struct fault empty = {0}; // a mask that empties a unit is a fine gate, but cannot be sliced
     struct unet *sliced = c->mask ? slice(v, full, c->mask, false, &empty) : NULL;
