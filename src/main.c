@@ -10,6 +10,7 @@
 #include "io/hdf5_file.h"
 #include "io/timer_json.h"
 #include "phases/phase.h"
+#include "phases/prepare.h"
 #include "tensor/cpu/libraries.h"
 
 #include <getopt.h>
@@ -209,9 +210,9 @@ static void print_banner(const struct run *run, enum phase_id phase, int threads
 /* One line a phase. */
 static bool run_phase(struct run *run, enum phase_id phase, const union phase_cfg *cfg, struct fault *fault)
 {
-    (void)run;
-    (void)cfg;
     switch (phase) {
+    case PHASE_PREPARE:
+        return phase_prepare(run, &cfg->prepare, fault);
     default:
         return fault_raise(fault, EXIT_CODE_DECK, "phase %s is not part of this build", phase_name(phase));
     }
