@@ -55,7 +55,9 @@ static int32_t find_token(const struct wordpiece *tokenizer, const char *text, s
 static bool split_lines(struct wordpiece *tokenizer, size_t bytes, const char *name, struct fault *fault)
 {
     const char *line = tokenizer->vocabulary, *end = line + bytes;
-    for (int32_t capacity = 0; line < end; tokenizer->count++) {
+    int32_t capacity = 32768;
+    tokenizer->token = check_malloc((size_t)capacity * sizeof *tokenizer->token);
+    for (; line < end; tokenizer->count++) {
         const char *stop = memchr(line, '\n', (size_t)(end - line));
         if (!stop) stop = end;
         size_t length = (size_t)(stop - line);
@@ -68,7 +70,7 @@ static bool split_lines(struct wordpiece *tokenizer, size_t bytes, const char *n
             return fault_raise(fault, EXIT_CODE_INPUT, "%s:%ld: a token of %zu bytes, allowed 1 to %d", name,
                                number, length, WORDPIECE_MAX_TOKEN);
         if (tokenizer->count == capacity) {
-            capacity = capacity ? 2 * capacity : 32768;
+            capacity *= 2;
             tokenizer->token = check_realloc(tokenizer->token, (size_t)capacity * sizeof *tokenizer->token);
         }
         tokenizer->token[tokenizer->count] = (struct token){line, length, tokenizer->count};
@@ -91,8 +93,7 @@ static bool find_special_tokens(struct wordpiece *tokenizer, const char *name, s
 static bool index_vocabulary(struct wordpiece *tokenizer, size_t bytes, const char *name, struct fault *fault)
 {
     if (!split_lines(tokenizer, bytes, name, fault)) return false;
-    if (tokenizer->count)
-        qsort(tokenizer->token, (size_t)tokenizer->count, sizeof *tokenizer->token, compare_tokens);
+    qsort(tokenizer->token, (size_t)tokenizer->count, sizeof *tokenizer->token, compare_tokens);
     for (int32_t i = 1; i < tokenizer->count; i++) {
         const struct token *token = &tokenizer->token[i];
         if (compare_tokens(token - 1, token) == 0)
