@@ -128,6 +128,103 @@ static void test_counts_what_the_cpu_takes(void **state)
     }
 }
 
+/* ---- scratch memory of the kernels that take some, each in a backend of its own: in a step the largest
+ * hides the others */
+
+/* x, y, dx of one shape, for ops on [B, T, C]; geglu's x is twice as wide. */
+struct operands {
+    struct tensor x, wide, y, gates, statistics, channels, loss;
+};
+
+static struct tensor operand(struct backend *backend, int rank, const int64_t *dim)
+{
+    struct tensor tensor = {.dtype = DTYPE_F32, .rank = rank, .dim = {1, 1, 1, 1}};
+    for (int i = 0; i < rank; i++) tensor.dim[i] = dim[i];
+    tensor.data = backend->ops->memory_new(backend, tensor_bytes(&tensor));
+    return tensor;
+}
+
+static void group_norm_scratch(struct backend *backend, struct operands *o)
+{
+    backend->ops->group_norm_forward(backend, &o->x, NULL, &o->channels, &o->channels, 4, 1e-5f, true,
+                                     (struct gate){&o->gates, 0, 4}, &o->y, &o->statistics);
+}
+
+static void group_norm_backward_scratch(struct backend *backend, struct operands *o)
+{
+    backend->ops->group_norm_backward(backend, &o->x, NULL, &o->channels, &o->channels, 4, true,
+                                      (struct gate){&o->gates, 0, 4}, &o->statistics, &o->x, &o->y, NULL,
+                                      NULL, NULL, &o->gates);
+}
+
+static void layer_norm_backward_scratch(struct backend *backend, struct operands *o)
+{
+    backend->ops->layer_norm_backward(backend, &o->x, &o->channels, &o->statistics, &o->x, NULL, &o->channels,
+                                      NULL);
+}
+
+static void geglu_scratch(struct backend *backend, struct operands *o)
+{
+    backend->ops->geglu_forward(backend, &o->wide, (struct gate){&o->gates, 0, 4}, &o->y);
+}
+
+static void geglu_backward_scratch(struct backend *backend, struct operands *o)
+{
+    backend->ops->geglu_backward(backend, &o->wide, (struct gate){&o->gates, 0, 4}, &o->x, NULL, &o->gates);
+}
+
+static void depth_mix_backward_scratch(struct backend *backend, struct operands *o)
+{
+    backend->ops->depth_mix_backward(backend, &o->x, &o->x, (struct gate){&o->gates, 0, 1}, &o->x, NULL, NULL,
+                                     &o->gates);
+}
+
+static void squared_error_scratch(struct backend *backend, struct operands *o)
+{
+    backend->ops->squared_error_forward(backend, &o->x, &o->y, &o->loss);
+}
+
+static void sum_of_squares_scratch(struct backend *backend, struct operands *o)
+{
+    backend->ops->sum_of_squares(backend, o->x.data, tensor_count(&o->x));
+}
+
+static size_t scratch_of(enum backend_kind kind,
+                         void (*run)(struct backend *backend, struct operands *operands))
+{
+    enum { TOKENS = 700 };
+    struct backend *backend = backend_open(kind);
+    struct operands o = {.x = operand(backend, 3, (int64_t[]){B, TOKENS, C}),
+                         .wide = operand(backend, 3, (int64_t[]){B, TOKENS, 2 * C}),
+                         .y = operand(backend, 3, (int64_t[]){B, TOKENS, C}),
+                         .gates = operand(backend, 2, (int64_t[]){B, GATES}),
+                         .statistics = operand(backend, 2, (int64_t[]){B * TOKENS, 2}),
+                         .channels = operand(backend, 1, (int64_t[]){C}),
+                         .loss = operand(backend, 1, (int64_t[]){B})};
+    run(backend, &o);
+    size_t peak = arena_peak(backend->scratch);
+    assert_int_equal(arena_in_use(backend->scratch), 0);
+    struct tensor *const all[] = {&o.x, &o.wide, &o.y, &o.gates, &o.statistics, &o.channels, &o.loss};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        backend->ops->memory_free(backend, all[i]->data, tensor_bytes(all[i]));
+    backend_close(backend);
+    return peak;
+}
+
+static void test_scratch_of_each_kernel(void **state)
+{
+    (void)state;
+    void (*const runs[])(struct backend * backend, struct operands * operands) = {
+        group_norm_scratch,    group_norm_backward_scratch, layer_norm_backward_scratch,
+        geglu_scratch,         geglu_backward_scratch,      depth_mix_backward_scratch,
+        squared_error_scratch, sum_of_squares_scratch};
+    for (size_t i = 0; i < sizeof runs / sizeof runs[0]; i++) {
+        size_t real = scratch_of(BACKEND_CPU, runs[i]);
+        assert_true(real > 0);
+        assert_int_equal(real, scratch_of(BACKEND_PLAN, runs[i]));
+    }
+}
+
 static void test_memory(void **state)
 {
     (void)state;
@@ -151,6 +248,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counts_what_the_cpu_takes),
+        cmocka_unit_test(test_scratch_of_each_kernel),
         cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
