@@ -5,7 +5,6 @@
 #include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* Softmax of a row of scores and its complement, as logarithms. */
 struct log_softmax {
@@ -71,6 +70,13 @@ static void similarities(int64_t B, int64_t n, const double *x, double tau, doub
                 (int)n, 0, out, (int)B);
 }
 
+/* x [B, B] += x' */
+static void add_transpose(int64_t B, double *x)
+{
+    for (int64_t i = 0; i < B; i++)
+        for (int64_t j = 0; j <= i; j++) x[i * B + j] = x[j * B + i] = x[i * B + j] + x[j * B + i];
+}
+
 /* unit [B, D] = the rows of z, each divided by its length. */
 static void normalise_rows(int64_t B, int64_t D, const double *z, double *unit)
 {
@@ -83,8 +89,10 @@ static void normalise_rows(int64_t B, int64_t D, const double *z, double *unit)
 double contrastive_loss(int64_t B, int64_t D, const double *z, int64_t n, const double *form, double tau,
                         double *form_gradient)
 {
-    if (form_gradient) memset(form_gradient, 0, (size_t)(B * n) * sizeof *form_gradient);
-    if (B < 2) return 0;
+    if (B < 2) {
+        for (int64_t i = 0; form_gradient && i < B * n; i++) form_gradient[i] = 0;
+        return 0;
+    }
     double *unit = check_malloc((size_t)(B * D) * sizeof *unit);
     double *truth = check_malloc((size_t)(B * B) * sizeof *truth); // [B, B] cos(z_i, z_j) / tau
     double *score =
@@ -105,10 +113,9 @@ double contrastive_loss(int64_t B, int64_t D, const double *z, int64_t n, const 
     for (int64_t i = 0; i < B; i++) loss += row_loss[i] * mean;
 
     if (form_gradient) { // score = form form' / tau: d form = (G + G') form / tau
+        add_transpose(B, score);
         cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)B, (int)n, (int)B, mean / tau, score,
                     (int)B, form, (int)n, 0, form_gradient, (int)n);
-        cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)B, (int)n, (int)B, mean / tau, score,
-                    (int)B, form, (int)n, 1, form_gradient, (int)n);
     }
     free(row_loss);
     free(score);

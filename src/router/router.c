@@ -394,41 +394,63 @@ void router_assign(const struct router *router, int64_t rows, const double *z, i
     if (!similarity) free(scores);
 }
 
+/* mean [draws]: of the ratios that the prompts z [rows, D] get, routed as in inference, from each of several
+ * draws, gates [draws, K, n]. */
+static void routed_ratios(const struct router *router, int64_t rows, const double *z, int64_t draws,
+                          const double *gates, double *mean)
+{
+    int64_t K = router->config.K;
+    double *ratio = new_array(draws, K), *similarity = new_array(CHUNK, draws * K);
+    int *expert = check_malloc((size_t)(CHUNK * draws) * sizeof *expert); // [prompts, draws]
+    hard_ratios(router, draws * K, gates, ratio);
+    for (int64_t d = 0; d < draws; d++) mean[d] = 0;
+    for (int64_t first = 0; first < rows; first += CHUNK) {
+        int64_t count = rows - first < CHUNK ? rows - first : CHUNK;
+        inference_similarity(router, count, z + first * router->config.D, draws * K, gates, similarity);
+        transport_experts(count * draws, K, similarity, expert);
+        for (int64_t i = 0; i < count * draws; i++) mean[i % draws] += ratio[i % draws * K + expert[i]];
+    }
+    for (int64_t d = 0; d < draws; d++) mean[d] /= (double)rows;
+    free(expert);
+    free(similarity);
+    free(ratio);
+}
+
+/* gates [K, n] of draw `d`: 0 is the stored one, the others are fresh. */
+static void make_draw(const struct router *router, uint64_t seed, uint64_t number, int64_t d, double *gates)
+{
+    int64_t K = router->config.K, n = router->n;
+    if (d == 0) {
+        copy_array(gates, router->draw, K * n);
+        return;
+    }
+    double *noise = new_array(K, n);
+    draw_code_noise(router, seed, number + (uint64_t)d, noise);
+    gumbel_gates(router->table, router->config.gumbel, K, router->codes, noise, gates);
+    free(noise);
+}
+
 double router_choose_draw(struct router *router, int64_t rows, const double *z, int64_t draws, uint64_t seed,
                           uint64_t number)
 {
+    enum { BLOCK = 64 }; // draws tried at a time
     CHECK(draws >= 1 && rows >= 1, "router: %lld draws, %lld prompts", (long long)draws, (long long)rows);
-    int64_t K = router->config.K, n = router->n;
-    double *gates = new_array(draws * K, n), *noise = new_array(K, n), *ratio = new_array(draws, K);
-    copy_array(gates, router->draw, K * n);
-    for (int64_t d = 1; d < draws; d++) {
-        draw_code_noise(router, seed, number + (uint64_t)d, noise);
-        gumbel_gates(router->table, router->config.gumbel, K, router->codes, noise, gates + d * K * n);
-    }
-    hard_ratios(router, draws * K, gates, ratio);
-
-    // every prompt chooses in each draw; sum [draws] of the ratios that it gets there
-    double *similarity = new_array(rows, draws * K), *sum = new_array(draws, 1);
-    inference_similarity(router, rows, z, draws * K, gates, similarity);
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t d = 0; d < draws; d++) {
-            int expert;
-            transport_experts(1, K, similarity + (row * draws + d) * K, &expert);
-            sum[d] += ratio[d * K + expert];
+    int64_t size = router->config.K * router->n;
+    double *gates = new_array(BLOCK, size), *best = new_array(1, size), mean[BLOCK], best_mean = INFINITY;
+    for (int64_t first = 0; first < draws; first += BLOCK) {
+        int64_t count = draws - first < BLOCK ? draws - first : BLOCK;
+        for (int64_t d = 0; d < count; d++) make_draw(router, seed, number, first + d, gates + d * size);
+        routed_ratios(router, rows, z, count, gates, mean);
+        for (int64_t d = 0; d < count; d++) {
+            if (fabs(mean[d] - router->config.target) >= fabs(best_mean - router->config.target)) continue;
+            best_mean = mean[d];
+            copy_array(best, gates + d * size, size);
         }
-    int64_t best = 0;
-    double target = router->config.target * (double)rows;
-    for (int64_t d = 1; d < draws; d++)
-        if (fabs(sum[d] - target) < fabs(sum[best] - target)) best = d;
-    double mean = sum[best] / (double)rows;
-    copy_array(router->draw, gates + best * K * n, K * n);
-
-    free(sum);
-    free(similarity);
-    free(ratio);
-    free(noise);
+    }
+    copy_array(router->draw, best, size);
+    free(best);
     free(gates);
-    return mean;
+    return best_mean;
 }
 
 void router_masks(const struct router *router, uint8_t *mask)

@@ -62,6 +62,7 @@ static void matrices_are_orthogonal(void **state)
 {
     (void)state;
     check_orthogonal(5, 20); // wide
+    check_orthogonal(7, 30);
     check_orthogonal(20, 5); // tall
     check_orthogonal(6, 6);
     check_orthogonal(1, 9);
