@@ -26,7 +26,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BAD_STEPS_MAX = 20, KMEANS_PROMPTS = 8192 };
+enum { BAD_STEPS_MAX = 20, KMEANS_PROMPTS = 8192, DRAW_PROMPTS = 1 << 17 };
 
 /* Keys that may change between a run and its continuation. */
 static const char *const free_keys[] = {
@@ -551,9 +551,10 @@ static bool run_loop(struct pruning *pruning, struct fault *fault)
 static bool choose_draw(struct pruning *pruning, struct fault *fault)
 {
     const struct prune_cfg *cfg = pruning->cfg;
+    if (cfg->final_draws == 1) return true; // that of the last step
     int64_t rows;
     double *z;
-    if (!read_prompts(pruning, INT64_MAX, &rows, &z, fault)) return false;
+    if (!read_prompts(pruning, DRAW_PROMPTS, &rows, &z, fault)) return false;
     double ratio = router_choose_draw(pruning->routing.router, rows, z, cfg->final_draws,
                                       (uint64_t)cfg->run.seed, (uint64_t)total_steps(cfg));
     free(z);

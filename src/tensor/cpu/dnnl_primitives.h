@@ -16,7 +16,7 @@
 #define DNNL_CHECK(call)                                                                                     \
     do {                                                                                                     \
         dnnl_status_t dnnl_check_status = (call);                                                            \
-        CHECK(dnnl_check_status == dnnl_success, "oneDNN, %s: %s", #call,                                   \
+        CHECK(dnnl_check_status == dnnl_success, "oneDNN, %s: %s", #call,                                    \
               dnnl_status2str(dnnl_check_status));                                                           \
     } while (0)
 
