@@ -242,14 +242,15 @@ static void share_end(const struct comm *comm, struct fault *fault)
     comm_agree(comm, fault);
 }
 
+/* The table, and a JSON copy in the folder, of a phase that came to its end or to a checkpoint. */
 static void report_timers(const struct run *run, enum phase_id phase, const char *folder, struct fault *fault)
 {
+    if (fault->code != EXIT_CODE_OK && fault->code != EXIT_CODE_STOPPED) return;
     timers_stop_all(run->timers);
     int count;
     struct timer_summary *summary = timer_summarise(run->comm, run->timers, &count);
     timer_report(run->log, summary, count);
-    bool ended = fault->code == EXIT_CODE_OK || fault->code == EXIT_CODE_STOPPED;
-    if (ended && !run->check_only && comm_rank(run->comm) == 0) {
+    if (folder && comm_rank(run->comm) == 0) {
         char *path = check_format("%s/timers_%s.json", folder, phase_name(phase));
         struct fault unwritten = {0};
         if (!timer_json_write(path, summary, count, &unwritten)) *fault = unwritten;
@@ -276,12 +277,13 @@ static void run_deck(struct comm *comm, const char *text, bool check_only, struc
 
     stop_init(&stop, cfg.run.wall_clock_limit, rank == 0 ? cfg.run.folder : NULL);
     print_banner(&run, phase, set_threads(comm, &cfg.run));
-    if (rank == 0 && !check_only) folder_create(cfg.run.folder, fault);
+    const char *folder = phase_writes(phase) && !check_only ? cfg.run.folder : NULL;
+    if (rank == 0 && folder) folder_create(folder, fault);
     if (comm_agree(comm, fault)) {
         timer_start(timers, phase_name(phase));
         run_phase(&run, phase, &cfg, fault);
         share_end(comm, fault);
-        report_timers(&run, phase, cfg.run.folder, fault);
+        report_timers(&run, phase, folder, fault);
     }
     if (fault->code == EXIT_CODE_STOPPED) stop_remove_file(&stop);
 

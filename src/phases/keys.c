@@ -251,13 +251,14 @@ enum { KEYS = sizeof keys / sizeof keys[0] };
 
 static const struct {
     const char *name, *meaning;
+    bool writes; /* into run.folder */
 } phases[PHASES] = {
-    [PHASE_PREPARE] = {"prepare", "pictures and captions into data.h5"},
-    [PHASE_PRETRAIN] = {"pretrain", "train a UNet from scratch: the teacher"},
-    [PHASE_PRUNE] = {"prune", "learn the prompt router and the experts' architectures"},
-    [PHASE_ASSIGN] = {"assign", "route every prompt to its expert"},
-    [PHASE_BENCH] = {"bench", "parameters, MACs, time and memory of the teacher and its experts"},
-    [PHASE_VERIFY] = {"verify", "compare with a reference made by PyTorch"},
+    [PHASE_PREPARE] = {"prepare", "pictures and captions into data.h5", true},
+    [PHASE_PRETRAIN] = {"pretrain", "train a UNet from scratch: the teacher", true},
+    [PHASE_PRUNE] = {"prune", "learn the prompt router and the experts' architectures", true},
+    [PHASE_ASSIGN] = {"assign", "route every prompt to its expert", true},
+    [PHASE_BENCH] = {"bench", "parameters, MACs, time and memory of the teacher and its experts", true},
+    [PHASE_VERIFY] = {"verify", "compare with a reference made by PyTorch", false},
 };
 
 const char *phase_name(enum phase_id phase)
@@ -268,6 +269,11 @@ const char *phase_name(enum phase_id phase)
 const char *phase_meaning(enum phase_id phase)
 {
     return phases[phase].meaning;
+}
+
+bool phase_writes(enum phase_id phase)
+{
+    return phases[phase].writes;
 }
 
 enum phase_id phase_find(const char *name)

@@ -166,6 +166,7 @@ union phase_cfg {
 
 const char *phase_name(enum phase_id phase);    /* "prune" */
 const char *phase_meaning(enum phase_id phase); /* one line */
+bool phase_writes(enum phase_id phase);         /* whether it writes into run.folder */
 /* The phase of that name, or PHASES. */
 enum phase_id phase_find(const char *name);
 
