@@ -109,10 +109,7 @@ static void build_transformer(struct builder *builder, struct transformer *trans
         add_slice(builder, 0, 1, attn2.text, ".to_v.weight");
         add_slice(builder, 1, 1, attn2.text, ".to_out.0.weight");
         int entries = add_unit(builder, UNIT_FEED_FORWARD, config->ff_entries, depth, &place[i][2], ff.text);
-        // Whole where nothing is sliced, also where the entries do not divide it: such a network cannot be
-        // gated.
-        kept[i].ff_inner =
-            entries == config->ff_entries ? 4 * channels : 4 * channels / config->ff_entries * entries;
+        kept[i].ff_inner = 4 * channels / config->ff_entries * entries;
         add_slice(builder, 0, 2, ff.text, ".net.0.proj.weight");
         add_slice(builder, 0, 2, ff.text, ".net.0.proj.bias");
         add_slice(builder, 1, 1, ff.text, ".net.2.weight");
@@ -274,23 +271,12 @@ void unet_delete(struct unet *unet)
 
 bool unet_check_prunable(const struct unet *unet, struct fault *fault)
 {
-    const struct unet_config *config = &unet->config;
-    if (unet->undroppable[0])
-        return fault_raise(
-            fault, EXIT_CODE_INPUT,
-            "%s changes the number of channels, so it cannot have a depth gate (METHOD section 2): a UNet to "
-            "be pruned needs layers_per_block >= 2 in such blocks, or router.depth_gates = false",
-            unet->undroppable);
-    for (int i = 0; i < config->levels; i++) {
-        bool attention = config->down_attention[i] || config->up_attention[i] || i == config->levels - 1;
-        if (attention && 4 * config->channels[i] % config->ff_entries != 0)
-            return fault_raise(
-                fault, EXIT_CODE_INPUT,
-                "the feed-forward of block_out_channels[%d] = %lld is %lld wide, which %d gate entries "
-                "(router.ff_entries) do not divide",
-                i, (long long)config->channels[i], 4 * (long long)config->channels[i], config->ff_entries);
-    }
-    return true;
+    if (!unet->undroppable[0]) return true;
+    return fault_raise(
+        fault, EXIT_CODE_INPUT,
+        "%s changes the number of channels, so it cannot have a depth gate (METHOD section 2): a UNet to be "
+        "pruned needs layers_per_block >= 2 in such blocks, or prune.depth_gates = false",
+        unet->undroppable);
 }
 
 bool unet_check_latents(const struct unet_config *config, int64_t height, int64_t width, struct fault *fault)

@@ -73,7 +73,7 @@ struct unet *unet_new(struct backend *backend, const struct unet_config *config,
 void unet_delete(struct unet *unet);
 
 /* Refuses, by name, a network that METHOD section 2 cannot prune (a dropped ResNet would change the channel
- * count, or gate entries do not divide a feed-forward). */
+ * count). */
 bool unet_check_prunable(const struct unet *unet, struct fault *fault);
 
 /* Latents must shrink and grow back: at least 2^(levels-1) in height and width. */
