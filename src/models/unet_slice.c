@@ -93,9 +93,10 @@ bool unet_check_shape(const struct unit_table *table, struct unet_shape shape, s
         int kept = 0;
         for (int entry = 0; entry < unit->width; entry++) kept += shape.width[unit->first + entry] != 0;
         if (kept == 0)
-            return fault_raise(fault, EXIT_CODE_INPUT,
-                               "%s keeps none of its %d entries: a unit that is not dropped keeps at least one",
-                               unit->path, unit->width);
+            return fault_raise(
+                fault, EXIT_CODE_INPUT,
+                "%s keeps none of its %d entries: a unit that is not dropped keeps at least one", unit->path,
+                unit->width);
     }
     return true;
 }
