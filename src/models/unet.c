@@ -109,7 +109,7 @@ static void build_transformer(struct builder *builder, struct transformer *trans
         add_slice(builder, 0, 1, attn2.text, ".to_v.weight");
         add_slice(builder, 1, 1, attn2.text, ".to_out.0.weight");
         int entries = add_unit(builder, UNIT_FEED_FORWARD, config->ff_entries, depth, &place[i][2], ff.text);
-        kept[i].ff_inner = 4 * channels / config->ff_entries * entries;
+        kept[i].ff_inner = 4 * channels * entries / config->ff_entries; // they divide it, or all are kept
         add_slice(builder, 0, 2, ff.text, ".net.0.proj.weight");
         add_slice(builder, 0, 2, ff.text, ".net.0.proj.bias");
         add_slice(builder, 1, 1, ff.text, ".net.2.weight");
@@ -271,6 +271,16 @@ void unet_delete(struct unet *unet)
 
 bool unet_check_prunable(const struct unet *unet, struct fault *fault)
 {
+    const struct unet_config *config = &unet->config;
+    for (int i = 0; i < config->levels; i++) {
+        bool attention = config->down_attention[i] || config->up_attention[i] || i == config->levels - 1;
+        long long inner = 4 * config->channels[i];
+        if (attention && inner % config->ff_entries != 0)
+            return fault_raise(fault, EXIT_CODE_INPUT,
+                               "the feed-forward of block_out_channels[%d] is %lld wide, which its %d gate "
+                               "entries do not divide",
+                               i, inner, config->ff_entries);
+    }
     if (!unet->undroppable[0]) return true;
     return fault_raise(
         fault, EXIT_CODE_INPUT,

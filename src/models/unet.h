@@ -72,8 +72,8 @@ struct unet {
 struct unet *unet_new(struct backend *backend, const struct unet_config *config, struct unet_shape shape);
 void unet_delete(struct unet *unet);
 
-/* Refuses, by name, a network that METHOD section 2 cannot prune (a dropped ResNet would change the channel
- * count). */
+/* Refuses, by name, a network that METHOD section 2 cannot prune: a ResNet that could be dropped changes the
+ * channel count, or a feed-forward is not divided by its gate entries. Gates and masks need it. */
 bool unet_check_prunable(const struct unet *unet, struct fault *fault);
 
 /* Latents must shrink and grow back: at least 2^(levels-1) in height and width. */

@@ -183,11 +183,6 @@ static bool check_sizes(const struct unet_config *config, const char *name, stru
                 fault, EXIT_CODE_INPUT,
                 "%s: block_out_channels[%d] = %lld is not divided by attention_head_dim = %lld heads", name,
                 i, channels, (long long)config->heads[i]);
-        if (attention && 4 * channels % config->ff_entries != 0)
-            return fault_raise(fault, EXIT_CODE_INPUT,
-                               "%s: the feed-forward of block_out_channels[%d] is %lld wide, which %d gate "
-                               "entries do not divide",
-                               name, i, 4 * channels, config->ff_entries);
     }
     if (config->channels[0] % 2 != 0)
         return fault_raise(fault, EXIT_CODE_INPUT, "%s: block_out_channels[0] = %lld, even allowed", name,

@@ -76,6 +76,7 @@ static bool read_network(struct h5_reader *reader, struct backend *backend, stru
     routing->latents[1] = latents[1];
     routing->unet = unet_new(backend, &config, (struct unet_shape){0});
     routing->owns_unet = true;
+    if (!unet_check_prunable(routing->unet, fault)) return false;
     routing->macs = unet_macs(routing->unet, latents[0], latents[1], routing->tokens);
     return true;
 }

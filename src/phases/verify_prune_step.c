@@ -40,7 +40,7 @@ static void case_clear(struct step_case *c)
 
 // ---- reading
 
-static bool read_settings(struct verification *v, struct step_case *c, struct fault *fault)
+static bool read_settings(struct verification *verification, struct step_case *c, struct fault *fault)
 {
     static const char *const stages[] = {"warmup", "main", NULL};       // as enum router_stage
     static const char *const forms[] = {"mixed", "hard", "soft", NULL}; // as enum normal_form
@@ -48,53 +48,56 @@ static bool read_settings(struct verification *v, struct step_case *c, struct fa
     c->router = (struct router_config){
         .transport = true, .eps = 0.05, .rounds = 3, .resource_form = RESOURCE_LOG}; // METHOD section 3
     c->weights.ddpm = 1;
-    bool ok = verify_choice(v, "phase", stages, -1, &stage, fault) &&
-              verify_choice(v, "normal_form", forms, NORMAL_FORM_MIXED, &form, fault) &&
-              verify_attribute(v, "p", NAN, 0, 1, &c->p, fault) &&
-              verify_attribute(v, "tau", 0.03, 1e-6, 1e6, &c->router.tau, fault) &&
-              verify_attribute(v, "gamma", 0.4, 1e-6, 1e6, &c->router.gumbel.temperature, fault) &&
-              verify_attribute(v, "b", 3, -1e6, 1e6, &c->router.gumbel.offset, fault) &&
-              verify_attribute(v, "w_distill_out", 0.2, 0, 1e9, &c->weights.distill_out, fault) &&
-              verify_attribute(v, "w_distill_block", 0.2, 0, 1e9, &c->weights.distill_block, fault) &&
-              verify_attribute(v, "w_res", 2, 0, 1e9, &c->router.w_resource, fault) &&
-              verify_attribute(v, "w_cont", 100, 0, 1e9, &c->router.w_contrastive, fault);
+    bool ok =
+        verify_choice(verification, "phase", stages, -1, &stage, fault) &&
+        verify_choice(verification, "normal_form", forms, NORMAL_FORM_MIXED, &form, fault) &&
+        verify_attribute(verification, "p", NAN, 0, 1, &c->p, fault) &&
+        verify_attribute(verification, "tau", 0.03, 1e-6, 1e6, &c->router.tau, fault) &&
+        verify_attribute(verification, "gamma", 0.4, 1e-6, 1e6, &c->router.gumbel.temperature, fault) &&
+        verify_attribute(verification, "b", 3, -1e6, 1e6, &c->router.gumbel.offset, fault) &&
+        verify_attribute(verification, "w_distill_out", 0.2, 0, 1e9, &c->weights.distill_out, fault) &&
+        verify_attribute(verification, "w_distill_block", 0.2, 0, 1e9, &c->weights.distill_block, fault) &&
+        verify_attribute(verification, "w_res", 2, 0, 1e9, &c->router.w_resource, fault) &&
+        verify_attribute(verification, "w_cont", 100, 0, 1e9, &c->router.w_contrastive, fault);
     if (!ok) return false;
     c->stage = (enum router_stage)stage;
     c->router.normal_form = (enum normal_form)form;
     return true;
 }
 
-static bool read_unet(struct verification *v, struct step_case *c, struct fault *fault)
+static bool read_unet(struct verification *verification, struct step_case *c, struct fault *fault)
 {
     double ff_entries;
     struct unet_config config;
-    if (!verify_attribute(v, "ff_entries", 32, 1, MAX_FF_ENTRIES, &ff_entries, fault) ||
-        !unet_folder_config(v->folder, (int)ff_entries, &config, fault))
+    if (!verify_attribute(verification, "ff_entries", 32, 1, MAX_FF_ENTRIES, &ff_entries, fault) ||
+        !unet_folder_config(verification->folder, (int)ff_entries, &config, fault))
         return false;
-    c->unet = unet_new(v->backend, &config, (struct unet_shape){0});
-    if (!unet_check_prunable(c->unet, fault) || !unet_folder_load(v->folder, c->unet, false, fault))
+    c->unet = unet_new(verification->backend, &config, (struct unet_shape){0});
+    if (!unet_check_prunable(c->unet, fault) ||
+        !unet_folder_load(verification->folder, c->unet, false, fault))
         return false;
-    parameter_set_freeze(&c->unet->parameters, v->dtype, true);
+    parameter_set_freeze(&c->unet->parameters, verification->dtype, true);
     return true;
 }
 
-static bool read_router(struct verification *v, struct step_case *c, struct fault *fault)
+static bool read_router(struct verification *verification, struct step_case *c, struct fault *fault)
 {
     int64_t n = c->unet->table.entries, z[2] = {-1, -1}, codes[2] = {-1, n};
-    if (!verify_load_doubles(v, "inputs/z", 2, z, &c->z, z, fault) ||
-        !verify_load_doubles(v, "inputs/codes", 2, codes, &c->codes, codes, fault))
+    if (!verify_load_doubles(verification, "inputs/z", 2, z, &c->z, z, fault) ||
+        !verify_load_doubles(verification, "inputs/codes", 2, codes, &c->codes, codes, fault))
         return false;
     int64_t B = c->B = z[0], D = c->router.D = z[1], K = c->router.K = codes[0];
     if (B > MAX_BATCH || K > MAX_CODES)
-        return fault_raise(fault, EXIT_CODE_INPUT,
-                           "%s: %lld prompts and %lld codes, at most %d and %d allowed",
-                           h5_path(v->reference), (long long)B, (long long)K, MAX_BATCH, MAX_CODES);
-    return verify_load_doubles(v, "inputs/predictor_weight", 2, (int64_t[]){n, D}, &c->predictor_weight, NULL,
-                               fault) &&
-           verify_load_doubles(v, "inputs/predictor_bias", 1, &n, &c->bias, NULL, fault) &&
-           verify_load_doubles(v, "inputs/gumbel_pred", 2, (int64_t[]){B, n}, &c->noise_predicted, NULL,
-                               fault) &&
-           verify_load_doubles(v, "inputs/gumbel_code", 2, (int64_t[]){K, n}, &c->noise_codes, NULL, fault);
+        return fault_raise(
+            fault, EXIT_CODE_INPUT, "%s: %lld prompts and %lld codes, at most %d and %d allowed",
+            h5_path(verification->reference), (long long)B, (long long)K, MAX_BATCH, MAX_CODES);
+    return verify_load_doubles(verification, "inputs/predictor_weight", 2, (int64_t[]){n, D},
+                               &c->predictor_weight, NULL, fault) &&
+           verify_load_doubles(verification, "inputs/predictor_bias", 1, &n, &c->bias, NULL, fault) &&
+           verify_load_doubles(verification, "inputs/gumbel_pred", 2, (int64_t[]){B, n}, &c->noise_predicted,
+                               NULL, fault) &&
+           verify_load_doubles(verification, "inputs/gumbel_code", 2, (int64_t[]){K, n}, &c->noise_codes,
+                               NULL, fault);
 }
 
 /* Noisy latents, targets and loss weights from z0, noise and timesteps. */
@@ -123,22 +126,23 @@ static void make_noised(struct step_case *c, const int64_t nchw[4], const float 
     free(latent);
 }
 
-static bool read_batch(struct verification *v, struct step_case *c, struct fault *fault)
+static bool read_batch(struct verification *verification, struct step_case *c, struct fault *fault)
 {
     const struct unet_config *config = &c->unet->config;
     int64_t B = c->B, nchw[4] = {B, config->in_channels, -1, -1}, text[3] = {B, -1, config->text_width};
     float *z0 = NULL, *noise = NULL;
     int64_t *timesteps = NULL;
     if (config->in_channels != config->out_channels)
-        return fault_raise(fault, EXIT_CODE_INPUT,
-                           "%s: a UNet of %lld channels in and %lld out predicts no noise", v->folder,
-                           (long long)config->in_channels, (long long)config->out_channels);
+        return fault_raise(
+            fault, EXIT_CODE_INPUT, "%s: a UNet of %lld channels in and %lld out predicts no noise",
+            verification->folder, (long long)config->in_channels, (long long)config->out_channels);
     bool ok =
-        verify_load_floats(v, "inputs/latent_z0", 4, nchw, &z0, nchw, fault) &&
+        verify_load_floats(verification, "inputs/latent_z0", 4, nchw, &z0, nchw, fault) &&
         unet_check_latents(config, nchw[2], nchw[3], fault) &&
-        verify_load_floats(v, "inputs/eps", 4, nchw, &noise, NULL, fault) &&
-        verify_load_integers(v, "inputs/timesteps", 1, &B, 0, TRAIN_TIMESTEPS - 1, &timesteps, NULL, fault) &&
-        verify_load_floats(v, "inputs/text_states", 3, text, &c->noised.text_states, text, fault);
+        verify_load_floats(verification, "inputs/eps", 4, nchw, &noise, NULL, fault) &&
+        verify_load_integers(verification, "inputs/timesteps", 1, &B, 0, TRAIN_TIMESTEPS - 1, &timesteps,
+                             NULL, fault) &&
+        verify_load_floats(verification, "inputs/text_states", 3, text, &c->noised.text_states, text, fault);
     if (ok) {
         c->info = (struct dataset_info){.items = B,
                                         .flips = 1,
@@ -159,14 +163,14 @@ static bool read_batch(struct verification *v, struct step_case *c, struct fault
 }
 
 /* The budget, counted at the case's own latents and tokens. */
-static bool find_target(struct verification *v, struct step_case *c, struct fault *fault)
+static bool find_target(struct verification *verification, struct step_case *c, struct fault *fault)
 {
     c->macs = unet_macs(c->unet, c->info.height, c->info.width, c->info.tokens);
     c->router.target = resource_target(&c->macs, c->p);
     if (c->router.target > 0) return true;
     return fault_raise(fault, EXIT_CODE_INPUT,
                        "%s: p = %g cannot be reached: only %.3f of the MACs can be pruned",
-                       h5_path(v->reference), c->p, c->macs.prunable / c->macs.total);
+                       h5_path(verification->reference), c->p, c->macs.prunable / c->macs.total);
 }
 
 // ---- the step
@@ -234,26 +238,28 @@ static double mean(int64_t count, const double *values)
     return sum / (double)count;
 }
 
-static bool compare_routing(struct verification *v, const struct step_case *c, const struct router_step *step,
-                            struct fault *fault)
+static bool compare_routing(struct verification *verification, const struct step_case *c,
+                            const struct router_step *step, struct fault *fault)
 {
     int64_t B = c->B, n = c->unet->table.entries, K = c->router.K;
     int64_t *expert = check_malloc((size_t)B * sizeof *expert);
     for (int64_t b = 0; b < B; b++) expert[b] = step->expert[b];
     bool ok =
-        verify_doubles(v, QUANTITY_ROUTER_OUTPUT, "outputs/similarity", 2, (int64_t[]){B, K},
+        verify_doubles(verification, QUANTITY_ROUTER_OUTPUT, "outputs/similarity", 2, (int64_t[]){B, K},
                        step->similarity, fault) &&
-        verify_doubles(v, QUANTITY_ROUTER_OUTPUT, "outputs/plan", 2, (int64_t[]){B, K}, step->plan, fault) &&
-        verify_integers(v, "outputs/expert", 1, &B, expert, fault) &&
-        verify_doubles(v, QUANTITY_ROUTER_OUTPUT, "outputs/gates", 2, (int64_t[]){B, n}, step->gates,
+        verify_doubles(verification, QUANTITY_ROUTER_OUTPUT, "outputs/plan", 2, (int64_t[]){B, K}, step->plan,
                        fault) &&
-        verify_doubles(v, QUANTITY_ROUTER_OUTPUT, "outputs/ratio", 1, &B, step->ratio, fault);
+        verify_integers(verification, "outputs/expert", 1, &B, expert, fault) &&
+        verify_doubles(verification, QUANTITY_ROUTER_OUTPUT, "outputs/gates", 2, (int64_t[]){B, n},
+                       step->gates, fault) &&
+        verify_doubles(verification, QUANTITY_ROUTER_OUTPUT, "outputs/ratio", 1, &B, step->ratio, fault);
     free(expert);
     return ok;
 }
 
-static bool compare_losses(struct verification *v, const struct step_case *c, const struct router_step *step,
-                           const struct step_result *result, struct fault *fault)
+static bool compare_losses(struct verification *verification, const struct step_case *c,
+                           const struct router_step *step, const struct step_result *result,
+                           struct fault *fault)
 {
     double ddpm = mean(c->B, result->student.ddpm), out = mean(c->B, result->student.distill_out);
     double block = mean(c->B, result->student.distill_block);
@@ -274,31 +280,34 @@ static bool compare_losses(struct verification *v, const struct step_case *c, co
     };
     bool ok = true;
     for (size_t i = 0; ok && i < sizeof losses / sizeof *losses; i++)
-        ok = verify_doubles(v, losses[i].quantity, losses[i].name, 0, NULL, &losses[i].value, fault);
+        ok = verify_doubles(verification, losses[i].quantity, losses[i].name, 0, NULL, &losses[i].value,
+                            fault);
     return ok;
 }
 
 /* The predictor learns through the UNet in warm-up alone, the codes after it: the others' gradients are of
  * fp64 code only. */
-static bool compare_gradients(struct verification *v, const struct step_case *c,
+static bool compare_gradients(struct verification *verification, const struct step_case *c,
                               const struct router_step *step, struct fault *fault)
 {
     int64_t n = c->unet->table.entries, D = c->router.D, K = c->router.K;
     bool warm_up = c->stage == ROUTER_WARM_UP;
     enum quantity predictor = warm_up ? QUANTITY_GRADIENT : QUANTITY_ROUTER_GRADIENT;
     enum quantity codes = warm_up ? QUANTITY_ROUTER_GRADIENT : QUANTITY_GRADIENT;
-    return verify_doubles(v, predictor, "gradients/predictor_weight", 2, (int64_t[]){n, D},
+    return verify_doubles(verification, predictor, "gradients/predictor_weight", 2, (int64_t[]){n, D},
                           step->weight_gradient, fault) &&
-           verify_doubles(v, predictor, "gradients/predictor_bias", 1, &n, step->bias_gradient, fault) &&
-           verify_doubles(v, codes, "gradients/codes", 2, (int64_t[]){K, n}, step->code_gradient, fault);
+           verify_doubles(verification, predictor, "gradients/predictor_bias", 1, &n, step->bias_gradient,
+                          fault) &&
+           verify_doubles(verification, codes, "gradients/codes", 2, (int64_t[]){K, n}, step->code_gradient,
+                          fault);
 }
 
-static bool run_step(struct verification *v, const struct step_case *c, struct fault *fault)
+static bool run_step(struct verification *verification, const struct step_case *c, struct fault *fault)
 {
     int64_t B = c->B, n = c->unet->table.entries, D = c->router.D, K = c->router.K;
     struct router *router = router_new(c->router, &c->unet->table, &c->macs);
     struct router_step *step = router_step_new(router, B);
-    struct tape *tape = tape_new(v->backend, v->dtype);
+    struct tape *tape = tape_new(verification->backend, verification->dtype);
     struct step_result result;
     memcpy(router->weight, c->predictor_weight, (size_t)(n * D) * sizeof(double));
     memcpy(router->bias, c->bias, (size_t)n * sizeof(double));
@@ -311,10 +320,12 @@ static bool run_step(struct verification *v, const struct step_case *c, struct f
     router_backward(router, c->stage, result.gate_gradient, step);
 
     int64_t nchw[4] = {B, c->info.channels, c->info.height, c->info.width};
-    bool ok = compare_routing(v, c, step, fault) &&
-              verify_floats(v, QUANTITY_OUTPUT, "outputs/student_output", 4, nchw, result.output, fault) &&
-              compare_losses(v, c, step, &result, fault) && compare_gradients(v, c, step, fault);
-    if (ok) verify_report_memory(v, tape);
+    bool ok = compare_routing(verification, c, step, fault) &&
+              verify_floats(verification, QUANTITY_OUTPUT, "outputs/student_output", 4, nchw, result.output,
+                            fault) &&
+              compare_losses(verification, c, step, &result, fault) &&
+              compare_gradients(verification, c, step, fault);
+    if (ok) verify_report_memory(verification, tape);
     result_clear(&result);
     tape_delete(tape);
     router_step_delete(step);
@@ -322,11 +333,12 @@ static bool run_step(struct verification *v, const struct step_case *c, struct f
     return ok;
 }
 
-bool verify_prune_step(struct verification *v, struct fault *fault)
+bool verify_prune_step(struct verification *verification, struct fault *fault)
 {
     struct step_case c = {0};
-    bool ok = read_settings(v, &c, fault) && read_unet(v, &c, fault) && read_router(v, &c, fault) &&
-              read_batch(v, &c, fault) && find_target(v, &c, fault) && run_step(v, &c, fault);
+    bool ok = read_settings(verification, &c, fault) && read_unet(verification, &c, fault) &&
+              read_router(verification, &c, fault) && read_batch(verification, &c, fault) &&
+              find_target(verification, &c, fault) && run_step(verification, &c, fault);
     case_clear(&c);
     return ok;
 }

@@ -11,22 +11,23 @@
 enum { MAX_ROWS = 1 << 16, MAX_ROUNDS = 100000 };
 
 /* Rows of a batch: bounded, as some losses take B x B numbers. */
-static bool check_rows(struct verification *v, int64_t rows, struct fault *fault)
+static bool check_rows(struct verification *verification, int64_t rows, struct fault *fault)
 {
     if (rows <= MAX_ROWS) return true;
-    return fault_raise(fault, EXIT_CODE_INPUT, "%s: %lld rows, at most %d allowed", h5_path(v->reference),
-                       (long long)rows, MAX_ROWS);
+    return fault_raise(fault, EXIT_CODE_INPUT, "%s: %lld rows, at most %d allowed",
+                       h5_path(verification->reference), (long long)rows, MAX_ROWS);
 }
 
 // ---- transport
 
-bool verify_transport(struct verification *v, struct fault *fault)
+bool verify_transport(struct verification *verification, struct fault *fault)
 {
     int64_t shape[2] = {-1, -1};
     double *similarity = NULL, eps, rounds;
-    bool ok = verify_load_doubles(v, "inputs/similarity", 2, shape, &similarity, shape, fault) &&
-              check_rows(v, shape[0], fault) && verify_attribute(v, "eps", 0.05, 1e-6, 1e6, &eps, fault) &&
-              verify_attribute(v, "iterations", 3, 0, MAX_ROUNDS, &rounds, fault);
+    bool ok = verify_load_doubles(verification, "inputs/similarity", 2, shape, &similarity, shape, fault) &&
+              check_rows(verification, shape[0], fault) &&
+              verify_attribute(verification, "eps", 0.05, 1e-6, 1e6, &eps, fault) &&
+              verify_attribute(verification, "iterations", 3, 0, MAX_ROUNDS, &rounds, fault);
     if (ok) {
         int64_t B = shape[0], K = shape[1];
         double *plan = check_malloc((size_t)(B * K) * sizeof *plan);
@@ -35,8 +36,8 @@ bool verify_transport(struct verification *v, struct fault *fault)
         transport_plan(B, K, similarity, eps, (int)rounds, plan);
         transport_experts(B, K, plan, expert);
         for (int64_t b = 0; b < B; b++) wide[b] = expert[b];
-        ok = verify_doubles(v, QUANTITY_ROUTER_OUTPUT, "outputs/plan", 2, shape, plan, fault) &&
-             verify_integers(v, "outputs/expert", 1, &B, wide, fault);
+        ok = verify_doubles(verification, QUANTITY_ROUTER_OUTPUT, "outputs/plan", 2, shape, plan, fault) &&
+             verify_integers(verification, "outputs/expert", 1, &B, wide, fault);
         free(wide);
         free(expert);
         free(plan);
@@ -48,26 +49,27 @@ bool verify_transport(struct verification *v, struct fault *fault)
 // ---- losses
 
 /* Compares a gradient that the reference may have. */
-static bool optional_gradient(struct verification *v, const char *name, int rank, const int64_t *shape,
-                              const double *gradient, struct fault *fault)
+static bool optional_gradient(struct verification *verification, const char *name, int rank,
+                              const int64_t *shape, const double *gradient, struct fault *fault)
 {
-    return !h5_exists(v->reference, name) ||
-           verify_doubles(v, QUANTITY_ROUTER_GRADIENT, name, rank, shape, gradient, fault);
+    return !h5_exists(verification->reference, name) ||
+           verify_doubles(verification, QUANTITY_ROUTER_GRADIENT, name, rank, shape, gradient, fault);
 }
 
-bool verify_contrastive(struct verification *v, struct fault *fault)
+bool verify_contrastive(struct verification *verification, struct fault *fault)
 {
     int64_t z_shape[2] = {-1, -1}, shape[2] = {-1, -1};
     double *z = NULL, *architecture = NULL, tau;
-    bool ok = verify_load_doubles(v, "inputs/z", 2, z_shape, &z, z_shape, fault) &&
-              check_rows(v, shape[0] = z_shape[0], fault) &&
-              verify_load_doubles(v, "inputs/architecture", 2, shape, &architecture, shape, fault) &&
-              verify_attribute(v, "tau", 0.03, 1e-6, 1e6, &tau, fault);
+    bool ok =
+        verify_load_doubles(verification, "inputs/z", 2, z_shape, &z, z_shape, fault) &&
+        check_rows(verification, shape[0] = z_shape[0], fault) &&
+        verify_load_doubles(verification, "inputs/architecture", 2, shape, &architecture, shape, fault) &&
+        verify_attribute(verification, "tau", 0.03, 1e-6, 1e6, &tau, fault);
     if (ok) {
         double *gradient = check_malloc((size_t)(shape[0] * shape[1]) * sizeof *gradient);
         double loss = contrastive_loss(shape[0], z_shape[1], z, shape[1], architecture, tau, gradient);
-        ok = verify_doubles(v, QUANTITY_ROUTER_OUTPUT, "outputs/loss", 0, NULL, &loss, fault) &&
-             optional_gradient(v, "gradients/architecture", 2, shape, gradient, fault);
+        ok = verify_doubles(verification, QUANTITY_ROUTER_OUTPUT, "outputs/loss", 0, NULL, &loss, fault) &&
+             optional_gradient(verification, "gradients/architecture", 2, shape, gradient, fault);
         free(gradient);
     }
     free(architecture);
@@ -75,24 +77,24 @@ bool verify_contrastive(struct verification *v, struct fault *fault)
     return ok;
 }
 
-bool verify_resource(struct verification *v, struct fault *fault)
+bool verify_resource(struct verification *verification, struct fault *fault)
 {
     static const char *const forms[] = {"log", "mae", "mse", NULL}; // as enum resource_form
     int64_t B = -1;
     int form;
     double *ratio = NULL, *target = NULL;
-    bool ok = verify_load_doubles(v, "inputs/ratio", 1, &B, &ratio, &B, fault) &&
-              verify_load_doubles(v, "inputs/target", 0, NULL, &target, NULL, fault) &&
-              verify_choice(v, "form", forms, RESOURCE_LOG, &form, fault);
+    bool ok = verify_load_doubles(verification, "inputs/ratio", 1, &B, &ratio, &B, fault) &&
+              verify_load_doubles(verification, "inputs/target", 0, NULL, &target, NULL, fault) &&
+              verify_choice(verification, "form", forms, RESOURCE_LOG, &form, fault);
     for (int64_t b = 0; ok && b < B; b++)
         if (!(ratio[b] > 0) || !(*target > 0))
             ok = fault_raise(fault, EXIT_CODE_INPUT, "%s: a ratio or target is %g, more than 0 is allowed",
-                             h5_path(v->reference), ratio[b] > 0 ? *target : ratio[b]);
+                             h5_path(verification->reference), ratio[b] > 0 ? *target : ratio[b]);
     if (ok) {
         double *gradient = check_malloc((size_t)B * sizeof *gradient);
         double loss = resource_loss(B, ratio, *target, (enum resource_form)form, gradient);
-        ok = verify_doubles(v, QUANTITY_ROUTER_OUTPUT, "outputs/loss", 0, NULL, &loss, fault) &&
-             optional_gradient(v, "gradients/ratio", 1, &B, gradient, fault);
+        ok = verify_doubles(verification, QUANTITY_ROUTER_OUTPUT, "outputs/loss", 0, NULL, &loss, fault) &&
+             optional_gradient(verification, "gradients/ratio", 1, &B, gradient, fault);
         free(gradient);
     }
     free(target);
@@ -103,17 +105,17 @@ bool verify_resource(struct verification *v, struct fault *fault)
 // ---- gates
 
 /* The keep order [n]: indices, which may count from the end. */
-static bool read_order(struct verification *v, int64_t n, int **order, struct fault *fault)
+static bool read_order(struct verification *verification, int64_t n, int **order, struct fault *fault)
 {
     int64_t *indices = NULL;
-    bool ok = verify_load_integers(v, "inputs/order", 1, &n, -n, n - 1, &indices, NULL, fault);
+    bool ok = verify_load_integers(verification, "inputs/order", 1, &n, -n, n - 1, &indices, NULL, fault);
     bool *used = check_calloc((size_t)n, sizeof *used);
     *order = check_malloc((size_t)n * sizeof **order);
     for (int64_t i = 0; ok && i < n; i++) {
         int64_t index = (indices[i] + n) % n;
         if (used[index])
             ok = fault_raise(fault, EXIT_CODE_INPUT, "%s: inputs/order has entry %lld twice",
-                             h5_path(v->reference), (long long)index);
+                             h5_path(verification->reference), (long long)index);
         used[index] = true;
         (*order)[i] = (int)index;
     }
@@ -123,7 +125,7 @@ static bool read_order(struct verification *v, int64_t n, int **order, struct fa
 }
 
 /* Gates of each row, and the gradient of the mean of their squares. order NULL: a width unit. */
-static bool compare_gates(struct verification *v, struct gumbel gumbel, const int64_t shape[2],
+static bool compare_gates(struct verification *verification, struct gumbel gumbel, const int64_t shape[2],
                           const int *order, const double *logits, const double *noise, struct fault *fault)
 {
     int64_t count = shape[0] * shape[1];
@@ -142,39 +144,39 @@ static bool compare_gates(struct verification *v, struct gumbel gumbel, const in
         else
             gumbel_width_backward(gumbel, n, logits + at, noise + at, gate_gradient, gradient + at);
     }
-    bool ok = verify_doubles(v, QUANTITY_ROUTER_OUTPUT, "outputs/gate", 2, shape, gates, fault) &&
-              optional_gradient(v, "gradients/logits", 2, shape, gradient, fault);
+    bool ok = verify_doubles(verification, QUANTITY_ROUTER_OUTPUT, "outputs/gate", 2, shape, gates, fault) &&
+              optional_gradient(verification, "gradients/logits", 2, shape, gradient, fault);
     free(gradient);
     free(gate_gradient);
     free(gates);
     return ok;
 }
 
-static bool verify_gumbel(struct verification *v, bool depth, struct fault *fault)
+static bool verify_gumbel(struct verification *verification, bool depth, struct fault *fault)
 {
     int64_t shape[2] = {-1, -1};
     struct gumbel gumbel;
     double *logits = NULL, *noise = NULL;
     int *order = NULL;
-    bool ok = verify_load_doubles(v, "inputs/logits", 2, shape, &logits, shape, fault) &&
-              check_rows(v, shape[1], fault) &&
-              verify_load_doubles(v, "inputs/gumbel", 2, shape, &noise, NULL, fault) &&
-              (!depth || read_order(v, shape[1], &order, fault)) &&
-              verify_attribute(v, "gamma", 0.4, 1e-6, 1e6, &gumbel.temperature, fault) &&
-              verify_attribute(v, "b", 3, -1e6, 1e6, &gumbel.offset, fault) &&
-              compare_gates(v, gumbel, shape, order, logits, noise, fault);
+    bool ok = verify_load_doubles(verification, "inputs/logits", 2, shape, &logits, shape, fault) &&
+              check_rows(verification, shape[1], fault) &&
+              verify_load_doubles(verification, "inputs/gumbel", 2, shape, &noise, NULL, fault) &&
+              (!depth || read_order(verification, shape[1], &order, fault)) &&
+              verify_attribute(verification, "gamma", 0.4, 1e-6, 1e6, &gumbel.temperature, fault) &&
+              verify_attribute(verification, "b", 3, -1e6, 1e6, &gumbel.offset, fault) &&
+              compare_gates(verification, gumbel, shape, order, logits, noise, fault);
     free(order);
     free(noise);
     free(logits);
     return ok;
 }
 
-bool verify_gumbel_width(struct verification *v, struct fault *fault)
+bool verify_gumbel_width(struct verification *verification, struct fault *fault)
 {
-    return verify_gumbel(v, false, fault);
+    return verify_gumbel(verification, false, fault);
 }
 
-bool verify_gumbel_depth(struct verification *v, struct fault *fault)
+bool verify_gumbel_depth(struct verification *verification, struct fault *fault)
 {
-    return verify_gumbel(v, true, fault);
+    return verify_gumbel(verification, true, fault);
 }

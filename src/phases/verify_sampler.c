@@ -15,28 +15,31 @@ struct sampler_case {
     float *sample, *output;
 };
 
-static bool read_case(struct verification *v, int64_t calls, struct sampler_case *c, struct fault *fault)
+static bool read_case(struct verification *verification, int64_t calls, struct sampler_case *c,
+                      struct fault *fault)
 {
     struct h5_info info;
-    if (!h5_describe(v->reference, "inputs/sample", &info, fault)) return false;
+    if (!h5_describe(verification->reference, "inputs/sample", &info, fault)) return false;
     if (info.rank < 1 || info.rank >= H5_MAX_RANK)
         return fault_raise(fault, EXIT_CODE_INPUT, "%s: inputs/sample has %d dimensions, 1 to %d allowed",
-                           h5_path(v->reference), info.rank, H5_MAX_RANK - 1);
+                           h5_path(verification->reference), info.rank, H5_MAX_RANK - 1);
     c->rank = info.rank + 1;
     c->shape[0] = calls;
     c->count = info.elements;
     memcpy(c->shape + 1, info.shape, (size_t)info.rank * sizeof *c->shape);
-    return verify_load_floats(v, "inputs/sample", info.rank, info.shape, &c->sample, NULL, fault) &&
-           verify_load_floats(v, "inputs/model_output", c->rank, c->shape, &c->output, NULL, fault);
+    return verify_load_floats(verification, "inputs/sample", info.rank, info.shape, &c->sample, NULL,
+                              fault) &&
+           verify_load_floats(verification, "inputs/model_output", c->rank, c->shape, &c->output, NULL,
+                              fault);
 }
 
-bool verify_pndm(struct verification *v, struct fault *fault)
+bool verify_pndm(struct verification *verification, struct fault *fault)
 {
     static const char *const predictions[] = {"v_prediction", "epsilon", NULL}; // as enum prediction
     int prediction;
     double steps;
-    if (!verify_choice(v, "prediction_type", predictions, PREDICTION_V, &prediction, fault) ||
-        !verify_attribute(v, "steps", NAN, 1, TRAIN_TIMESTEPS - 1, &steps, fault))
+    if (!verify_choice(verification, "prediction_type", predictions, PREDICTION_V, &prediction, fault) ||
+        !verify_attribute(verification, "steps", NAN, 1, TRAIN_TIMESTEPS - 1, &steps, fault))
         return false;
     struct noise_schedule schedule = noise_schedule_scaled_linear((enum prediction)prediction);
     struct pndm pndm;
@@ -45,7 +48,7 @@ bool verify_pndm(struct verification *v, struct fault *fault)
     pndm_clear(&pndm);
 
     struct sampler_case c = {0};
-    bool ok = read_case(v, calls, &c, fault);
+    bool ok = read_case(verification, calls, &c, fault);
     if (ok) {
         int64_t *timesteps = check_malloc((size_t)calls * sizeof *timesteps);
         float *samples = check_malloc((size_t)(calls * c.count) * sizeof *samples);
@@ -55,8 +58,8 @@ bool verify_pndm(struct verification *v, struct fault *fault)
             pndm_step(&pndm, c.output + call * c.count, c.sample);
             memcpy(samples + call * c.count, c.sample, (size_t)c.count * sizeof *samples);
         }
-        ok = verify_integers(v, "outputs/timesteps", 1, &calls, timesteps, fault) &&
-             verify_floats(v, QUANTITY_OUTPUT, "outputs/samples", c.rank, c.shape, samples, fault);
+        ok = verify_integers(verification, "outputs/timesteps", 1, &calls, timesteps, fault) &&
+             verify_floats(verification, QUANTITY_OUTPUT, "outputs/samples", c.rank, c.shape, samples, fault);
         pndm_clear(&pndm);
         free(samples);
         free(timesteps);

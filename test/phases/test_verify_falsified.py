@@ -1,0 +1,224 @@
+"""Phase verify on references that were changed: one number makes it fail, anything broken is refused by name.
+
+Usage: test_verify_falsified.py APTP
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+PROGRAM = Path("aptp").resolve()
+ENVIRONMENT = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+
+
+def shift(dataset, amount, index=-1):
+    """Moves one element by a share of the largest."""
+    values = dataset[()].reshape(-1) if dataset.shape else dataset[()].reshape(1)
+    values[index] += amount * np.abs(values).max()
+    dataset[...] = values.reshape(dataset.shape)
+
+
+class Falsified(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+
+    def verify(self, name, change=lambda file: None, folder_change=lambda folder: None, options=()):
+        """Exit code and text of verify on a changed copy of a fixture and its folder."""
+        copy = Path(self.folder.name, f"{name}.h5")
+        shutil.copy(FIXTURES / f"{name}.h5", copy)
+        with h5py.File(copy, "r+") as file:
+            model = file.attrs.get("folder")
+            if model is not None and (FIXTURES / model).exists():
+                target = Path(self.folder.name, model)
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(FIXTURES / model, target)
+                folder_change(target)
+            change(file)
+        command = [PROGRAM, "input/verify.cfg", "--set", f"run.folder={self.folder.name}/run", "--set",
+                   f"verify.reference={copy}", *options]
+        done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+        return done.returncode, done.stdout + done.stderr
+
+    def expect(self, code, message, name, change=lambda file: None, **more):
+        found, text = self.verify(name, change, **more)
+        self.assertEqual(found, code, text)
+        self.assertIn(message, text)
+
+    def test_untouched_copy_passes(self):
+        self.expect(0, "all within their limits", "unet_sd1_gated")
+
+    def test_one_number_fails(self):
+        # (fixture, dataset, share of the largest value: somewhat over the limit)
+        depth = "gate_gradients/down_blocks.0.resnets.1.depth"
+        cases = [
+            ("unet_sd1", "outputs/sample", 2e-4),
+            ("unet_sd1", "outputs/loss", 2e-4),
+            ("unet_sd1_gated", "gate_gradients/mid_block.attentions.0.transformer_blocks.0.ff", None),
+            ("unet_sd1_gated", depth, None),
+            ("unet_sd1", "gradients/down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.weight", None),
+            ("unet_sd1", "gradients/latents", None),
+            ("unet_sd2_sliced", "weights/mid_block.resnets.0.conv1.weight", 1e-6),
+            ("transport_b7_k3", "outputs/plan", 2e-9),
+            ("contrastive_near", "outputs/loss", 2e-9),
+            ("contrastive_b5", "gradients/architecture", 2e-9),
+            ("resource_log", "gradients/ratio", 2e-9),
+            ("gumbel_width", "outputs/gate", 2e-9),
+            ("gumbel_depth", "gradients/logits", 2e-9),
+            ("prune_step_main_hard", "gradients/codes", None),
+            ("prune_step_main", "outputs/loss/total", 2e-4),
+            ("prune_step_main", "outputs/loss/resource", 2e-9),
+            ("prune_step_main", "outputs/similarity", 2e-9),
+            ("bert_small", "outputs/embedding", 2e-4),
+            ("sentence_encoder_small", "outputs/embedding", 2e-4),
+            ("pndm", "outputs/samples", 2e-4),
+        ]
+        for name, dataset, amount in cases:
+            with self.subTest(name=name, dataset=dataset):
+                def change(file):
+                    if amount is not None:
+                        return shift(file[dataset], amount)
+                    # a gradient's limit is taken from the largest gradient of all
+                    largest = max(np.abs(d[()]).max() for group in ("gradients", "gate_gradients") if group in file
+                                  for d in file[group].values())
+                    share = 2e-3 * largest / np.abs(file[dataset][()]).max()
+                    return shift(file[dataset], share)
+
+                found, text = self.verify(name, change)
+                self.assertEqual(found, 1, text)
+                failed = [line.split()[1] for line in text.splitlines() if line.endswith("FAIL")]
+                self.assertEqual(failed[:1], [dataset])
+                self.assertIn("quantities are over their limits", text)
+
+    def test_one_integer_fails(self):
+        for name, dataset in (("transport_b7_k3", "outputs/expert"), ("wordpiece_small", "outputs/input_ids"),
+                              ("wordpiece_small", "outputs/length"), ("prune_step_main", "outputs/expert"),
+                              ("pndm", "outputs/timesteps")):
+            with self.subTest(name=name, dataset=dataset):
+                def change(file):
+                    values = file[dataset][()]
+                    values.reshape(-1)[3] += 1
+                    file[dataset][...] = values
+                self.expect(1, "1 of", name, change)
+
+    def test_inputs_matter(self):
+        """Every input takes part: without this a reference could be compared with something else."""
+        for name, dataset in (("unet_odd", "inputs/text_states"), ("unet_odd", "inputs/latents"),
+                              ("prune_step_main", "inputs/gumbel_code"), ("prune_step_main", "inputs/eps"),
+                              ("prune_step_warmup", "inputs/predictor_bias")):
+            with self.subTest(name=name, dataset=dataset):
+                self.expect(1, "over their limits", name, lambda file: shift(file[dataset], 0.3, 0))
+
+    def test_broken_references_are_refused(self):
+        def replace(name, values):
+            def change(file):
+                del file[name]
+                file[name] = values
+            return change
+
+        def attribute(name, value):
+            return lambda file: file.attrs.__setitem__(name, value)
+
+        def remove(name):
+            return lambda file: file.__delitem__(name)
+
+        text_mask = np.zeros((1, 9), np.int64)
+        width_gate, depth_gate = "gates/down_blocks.0.resnets.0", "gates/down_blocks.1.resnets.0.depth"
+        bad = np.float32(np.nan)
+        cases = [
+            ("unet_sd1", attribute("model", "unett"), 'model "unett" is unknown'),
+            ("unet_sd1", attribute("model", "vae"), "model vae is not supported yet"),
+            ("unet_sd1", lambda file: file.attrs.__delitem__("model"), "model"),
+            ("unet_sd1", lambda file: file.attrs.__delitem__("folder"), "folder"),
+            ("unet_sd1", attribute("folder", "nowhere"), "nowhere/config.json"),
+            ("unet_sd1", attribute("folder", "unet_sd2"), "unet_sd2"),
+            ("unet_sd1", remove("inputs/latents"), "inputs/latents"),
+            ("unet_sd1", remove("inputs/target"), "inputs/target"),
+            ("unet_sd1", remove("outputs/sample"), "outputs/sample"),
+            ("unet_sd1", replace("inputs/latents", np.zeros((2, 3, 8, 8), np.float32)), "inputs/latents"),
+            ("unet_sd1", replace("inputs/latents", np.zeros((0, 4, 8, 8), np.float32)), "inputs/latents"),
+            ("unet_sd1", replace("inputs/latents", np.zeros((2, 4, 1, 8), np.float32)), "latents of 1 x 8"),
+            ("unet_sd1", replace("inputs/latents", np.full((2, 4, 8, 8), bad)), "inputs/latents: element 0 is not finite"),
+            ("unet_sd1", replace("inputs/timesteps", np.zeros(3, np.int64)), "inputs/timesteps"),
+            ("unet_sd1", replace("inputs/timesteps", np.full(2, -1)), "inputs/timesteps: element 0 is -1"),
+            ("unet_sd1", replace("inputs/text_states", np.zeros((2, 6, 19), np.float32)), "inputs/text_states"),
+            ("unet_sd1", replace("outputs/sample", np.full((2, 4, 8, 8), bad)), "outputs/sample: element 0 is not finite"),
+            ("unet_sd1", lambda file: file.create_dataset("outputs/samples", data=np.zeros(3, np.float32)), "outputs/samples"),
+            ("unet_sd1", lambda file: file.create_dataset("gradients/nothing", data=np.zeros(3, np.float32)),
+             "gradients/nothing"),
+            ("unet_sd1", replace("gradients/conv_in.bias", np.zeros(9, np.float32)), "gradients/conv_in.bias"),
+            ("unet_odd", replace("inputs/text_mask", text_mask), "inputs/text_mask hides all tokens of sample 0"),
+            ("unet_odd", replace("inputs/text_mask", text_mask + 2), "inputs/text_mask: element 0 is 2"),
+            ("unet_odd", lambda file: (attribute("ff_entries", 5)(file), file.create_dataset(depth_gate, data=np.ones(1, "f4"))),
+             "down_blocks.1.resnets.0 changes the number of channels"),
+            ("unet_odd", lambda file: file.create_dataset(width_gate, data=np.ones((1, 5), "f4")),
+             "60 wide, which its 32 gate entries"),
+            ("unet_sd2_gated", replace(width_gate, np.ones((3, 5), np.float32)), width_gate),
+            ("unet_sd2_gated", lambda file: file.move(width_gate, "gates/down_blocks.9.resnets.0"), "down_blocks.9.resnets.0"),
+            ("unet_sd2_gated", attribute("ff_entries", 0), "ff_entries"),
+            ("unet_sd2_gated", attribute("ff_entries", 31), "31 gate entries"),
+            ("unet_sd2_sliced", lambda file: shift(file[width_gate], 0.5, 0), "gates of a sliced network are 0 or 1"),
+            ("unet_sd2_sliced", replace(width_gate, np.zeros((2, 4), "f4")), "down_blocks.0.resnets.0 keeps none"),
+            ("unet_sd2_sliced", remove("weights/conv_in.bias"), "weights/conv_in.bias"),
+            ("transport_b7_k3", attribute("eps", 0.0), "eps"),
+            ("transport_b7_k3", attribute("iterations", -1), "iterations"),
+            ("transport_b7_k3", attribute("iterations", "three"), "iterations"),
+            ("contrastive_b2", replace("inputs/architecture", np.zeros((3, 4))), "inputs/architecture"),
+            ("resource_log", attribute("form", "cubic"), "cubic"),
+            ("resource_log", replace("inputs/ratio", np.zeros(9)), "more than 0"),
+            ("gumbel_depth", replace("inputs/order", np.zeros(14, np.int64)), "inputs/order has entry 0 twice"),
+            ("gumbel_depth", replace("inputs/order", np.full(14, 14)), "inputs/order: element 0 is 14"),
+            ("prune_step_main", attribute("phase", "later"), "later"),
+            ("prune_step_main", attribute("p", 0.01), "p = 0.01 cannot be reached"),
+            ("prune_step_main", replace("inputs/timesteps", np.full(6, 1000)), "inputs/timesteps: element 0 is 1000"),
+            ("prune_step_main", replace("inputs/codes", np.zeros((3, 495))), "inputs/codes"),
+            ("bert_small", replace("inputs/input_ids", np.full((4, 13), 1 << 20)), "inputs/input_ids: element 0"),
+            ("bert_small", replace("inputs/attention_mask", np.zeros((4, 13), np.int64)), "hides all tokens"),
+            ("wordpiece_small", replace("outputs/input_ids", np.zeros((200, 41), np.int64)), "41 tokens a text"),
+            ("pndm", attribute("steps", 1000), "steps"),
+            ("pndm", attribute("steps", 24), "inputs/model_output"),
+            ("pndm", attribute("prediction_type", "sample"), "sample"),
+        ]
+        for name, change, message in cases:
+            with self.subTest(name=name, message=message):
+                self.expect(3, message, name, change)
+
+    def test_broken_folders_are_refused(self):
+        weights = "diffusion_pytorch_model.safetensors"
+
+        def cut(folder):
+            data = (folder / weights).read_bytes()
+            (folder / weights).write_bytes(data[:-5])
+
+        def set_key(old, new):
+            def change(folder):
+                text = (folder / "config.json").read_text()
+                self.assertIn(old, text)
+                (folder / "config.json").write_text(text.replace(old, new))
+            return change
+
+        cases = [
+            (lambda folder: (folder / "config.json").unlink(), "config.json"),
+            (lambda folder: (folder / weights).unlink(), weights),
+            (cut, weights),
+            (set_key('"act_fn": "silu"', '"act_fn": "gelu"'), "act_fn"),
+            (set_key('"in_channels": 4', '"in_channels": 3'), "in"),
+            # the memory of such a network is never asked for
+            (set_key('"cross_attention_dim": 18', '"cross_attention_dim": 65536'), "65536"),
+        ]
+        for change, message in cases:
+            with self.subTest(message=message):
+                self.expect(3, message, "unet_sd1", folder_change=change)
+
+
+if __name__ == "__main__":
+    PROGRAM = Path(sys.argv.pop()).resolve() if len(sys.argv) > 1 else PROGRAM
+    unittest.main()
