@@ -5,6 +5,8 @@ build=$1; program=$2
 cores=$(nproc)
 passed=0; failed=0; names=
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+# Of a sanitized build alone: whole stacks, so that what Open MPI leaves behind can be told from our own leaks.
+export LSAN_OPTIONS="suppressions=$PWD/test/support/lsan.supp:print_suppressions=0" ASAN_OPTIONS=fast_unwind_on_malloc=0
 export APTP_PROGRAM=$program APTP_MPIRUN="${MPIRUN:-mpirun} --bind-to none --oversubscribe"
 log=$build/test.log; : > "$log"
 run() { # run NAME COMMAND...

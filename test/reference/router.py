@@ -6,6 +6,7 @@ then all depth entries), U width units.
 
 import math
 
+import mpmath
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -114,6 +115,35 @@ def contrastive(z, architecture, tau=TAU):
     return -(T * log_A + (1 - T) * log_not_A).mean()
 
 
+def precise_contrastive(z, architecture, tau):
+    """Loss and gradient of the formula as it stands, in 60 digits and by central differences. Where each prompt is
+    like itself alone both are next to 0, and float64, whose terms are of order one, has few of their digits."""
+    with mpmath.workdps(60):
+        rows = [[[mpmath.mpf(float(v)) for v in row] for row in x.detach()] for x in (F.normalize(z, dim=1), architecture)]
+
+        def softmax(x):
+            scores = [[mpmath.fdot(a, b) / tau for b in x] for a in x]
+            exps = [[mpmath.exp(s) for s in row] for row in scores]
+            return [[e / mpmath.fsum(row) for e in row] for row in exps]
+
+        T = softmax(rows[0])
+
+        def loss(x):
+            pairs = [pair for t, a in zip(T, softmax(x)) for pair in zip(t, a)]
+            return -mpmath.fsum(t * mpmath.log(a) + (1 - t) * mpmath.log(1 - a) for t, a in pairs) / len(pairs)
+
+        x, step = rows[1], mpmath.mpf(10) ** -20
+        gradient = np.zeros(architecture.shape)
+        for i, row in enumerate(x):
+            for k, value in enumerate(row):
+                row[k] = value + step
+                above = loss(x)
+                row[k] = value - step
+                gradient[i, k] = (above - loss(x)) / (2 * step)
+                row[k] = value
+        return float(loss(x)), gradient
+
+
 def resource(ratio, target, form):
     """Scalar. ratio [B], target already moved to the prunable part."""
     R = ratio.mean()
@@ -168,8 +198,9 @@ def write_transport(name, B, K, spread_of=0.2, **settings):
                   outputs=dict(plan=plan, expert=expert))
 
 
-def write_contrastive(name, B, D, n, near=0.0, tau=TAU):
-    """near: how much of each architecture is common to all; 1 minus a little makes A next to 1/B everywhere."""
+def write_contrastive(name, B, D, n, near=0.0, tau=TAU, precise=False):
+    """near: how much of each architecture is common to all; 1 minus a little makes A next to 1/B everywhere.
+    precise: the loss is so small that float64 does not have its digits."""
     rng = fixture.generator(name)
     z = tensor(rng, B, D)
     architecture = (1 - near) * tensor(rng, B, n) + near * tensor(rng, 1, n)
@@ -178,8 +209,13 @@ def write_contrastive(name, B, D, n, near=0.0, tau=TAU):
     if tau >= 0.5:  # mild enough for the formula as it stands
         A, T = (torch.softmax(F.normalize(x, dim=1) @ F.normalize(x, dim=1).T / tau, dim=1) for x in (architecture, z))
         assert (F.binary_cross_entropy(A, T) - loss).abs() < 1e-12
+    found = gradients(loss, architecture=architecture)
+    if precise:
+        small_loss, small_gradient = precise_contrastive(z, architecture, tau)
+        assert abs(loss.item() - small_loss) < 1e-14 and np.abs(found["architecture"] - small_gradient).max() < 1e-13
+        loss, found = np.float64(small_loss), dict(architecture=small_gradient)
     fixture.write(name, "contrastive", dict(tau=tau), inputs=dict(z=z, architecture=architecture),
-                  outputs=dict(loss=loss), gradients=gradients(loss, architecture=architecture))
+                  outputs=dict(loss=loss), gradients=found)
 
 
 def write_resource(name, form, B, target):
@@ -287,7 +323,7 @@ def main():
     write_transport("transport_b1_k3", 1, 3)  # all experts tie
     write_transport("transport_b9_k1", 9, 1, spread_of=0.05)
 
-    write_contrastive("contrastive_b5", 5, 12, 30)
+    write_contrastive("contrastive_b5", 5, 12, 30, precise=True)
     write_contrastive("contrastive_b2", 2, 3, 4, tau=0.5)
     write_contrastive("contrastive_b1", 1, 8, 10)
     write_contrastive("contrastive_near", 16, 24, 40, near=0.999)
