@@ -64,7 +64,8 @@ bool h5_list(struct h5_reader *reader, const char *group, bool groups, struct h5
 /* What a dataset is; a fault if it is missing, or is not plain data (virtual, external, unknown filters). */
 bool h5_describe(struct h5_reader *reader, const char *name, struct h5_info *info, struct fault *fault);
 
-/* The same, and a fault unless rank and shape are as given; -1 in `shape` allows any length. */
+/* The same, and a fault unless rank and shape are as given; -1 in `shape` allows any length. `info` may
+ * be NULL. */
 bool h5_expect(struct h5_reader *reader, const char *name, int rank, const int64_t *shape,
                struct h5_info *info, struct fault *fault);
 

@@ -454,6 +454,8 @@ static bool shape_is(const struct h5_reader *reader, const char *name, int rank,
 bool h5_expect(struct h5_reader *reader, const char *name, int rank, const int64_t *shape,
                struct h5_info *info, struct fault *fault)
 {
+    struct h5_info ignored;
+    if (!info) info = &ignored;
     return h5_describe(reader, name, info, fault) && shape_is(reader, name, rank, shape, info, fault);
 }
 
