@@ -53,6 +53,11 @@ const char *h5_path(const struct h5_reader *reader);
 /* The file's content id, "" where it has none (foreign files). */
 const char *h5_stored_content_id(const struct h5_reader *reader);
 
+/* The content id of one of the files that this one was made from, by the name given to the writer
+ * (struct h5_parent). */
+bool h5_parent_content_id(struct h5_reader *reader, const char *parent, char content_id[SHA256_HEX_SIZE],
+                          struct fault *fault);
+
 /* Whether a dataset or group of that path is there. */
 bool h5_exists(struct h5_reader *reader, const char *name);
 
