@@ -53,6 +53,11 @@ const char *h5_path(const struct h5_reader *reader);
 /* The file's content id, "" where it has none (foreign files). */
 const char *h5_stored_content_id(const struct h5_reader *reader);
 
+/* The content id of one of the files that this one was made from, by the name given to the writer
+ * (struct h5_parent). */
+bool h5_parent_content_id(struct h5_reader *reader, const char *parent, char content_id[SHA256_HEX_SIZE],
+                          struct fault *fault);
+
 /* Whether a dataset or group of that path is there. */
 bool h5_exists(struct h5_reader *reader, const char *name);
 
@@ -64,7 +69,8 @@ bool h5_list(struct h5_reader *reader, const char *group, bool groups, struct h5
 /* What a dataset is; a fault if it is missing, or is not plain data (virtual, external, unknown filters). */
 bool h5_describe(struct h5_reader *reader, const char *name, struct h5_info *info, struct fault *fault);
 
-/* The same, and a fault unless rank and shape are as given; -1 in `shape` allows any length. */
+/* The same, and a fault unless rank and shape are as given; -1 in `shape` allows any length. `info` may
+ * be NULL. */
 bool h5_expect(struct h5_reader *reader, const char *name, int rank, const int64_t *shape,
                struct h5_info *info, struct fault *fault);
 

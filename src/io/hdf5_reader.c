@@ -454,6 +454,8 @@ static bool shape_is(const struct h5_reader *reader, const char *name, int rank,
 bool h5_expect(struct h5_reader *reader, const char *name, int rank, const int64_t *shape,
                struct h5_info *info, struct fault *fault)
 {
+    struct h5_info ignored;
+    if (!info) info = &ignored;
     return h5_describe(reader, name, info, fault) && shape_is(reader, name, rank, shape, info, fault);
 }
 
@@ -893,6 +895,55 @@ bool h5_attribute_int64(struct h5_reader *reader, const char *where, const char 
                         struct fault *fault)
 {
     return attribute_number(reader, where, name, H5_INT64, out, fault);
+}
+
+// The strings of a root attribute that put_parents of the writer has written: [count, *size] characters.
+static char *read_parents(struct h5_reader *reader, const char *name, size_t *size, size_t *count)
+{
+    char *text = NULL;
+    hid_t id = H5Aopen(reader->file, name, H5P_DEFAULT);
+    if (id < 0) return NULL;
+    hid_t type = H5Aget_type(id), space = H5Aget_space(id);
+    if (type >= 0 && space >= 0 && H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0) {
+        hssize_t points = H5Sget_simple_extent_npoints(space);
+        *size = H5Tget_size(type);
+        *count = points > 0 ? (size_t)points : 0;
+        if (*count > 0 && *count <= H5_MAX_ATTRIBUTE && *size <= H5_MAX_ATTRIBUTE / *count) {
+            text = check_calloc(*count, *size);
+            if (H5Aread(id, type, text) < 0) {
+                free(text);
+                text = NULL;
+            }
+        }
+    }
+    if (space >= 0) H5Sclose(space);
+    if (type >= 0) H5Tclose(type);
+    H5Aclose(id);
+    return text;
+}
+
+bool h5_parent_content_id(struct h5_reader *reader, const char *parent, char content_id[SHA256_HEX_SIZE],
+                          struct fault *fault)
+{
+    enum { ID = SHA256_HEX_SIZE - 1 };
+    h5_lock();
+    size_t size, names_count, id_size, ids_count, length = strlen(parent);
+    char *names = read_parents(reader, "parents", &size, &names_count);
+    char *ids = names ? read_parents(reader, "parent_content_ids", &id_size, &ids_count) : NULL;
+    bool found = false;
+    for (size_t i = 0; ids && !found && i < names_count && i < ids_count && id_size == ID; i++) {
+        const char *name = names + i * size;
+        found = size >= length && memcmp(name, parent, length) == 0 && (size == length || name[length] == 0);
+        if (found) {
+            memcpy(content_id, ids + i * ID, ID);
+            content_id[ID] = '\0';
+        }
+    }
+    h5_unlock();
+    free(names);
+    free(ids);
+    return found || fault_raise(fault, EXIT_CODE_INPUT, "%s: does not say which %s it was made from",
+                                reader->path, parent);
 }
 
 // ---- the content id of what is there ----

@@ -115,7 +115,13 @@ static bool assign_split(struct assigning *assigning, const char *split_name, st
     char name[NAME_SIZE];
     struct h5_info info;
     snprintf(name, sizeof name, "%s/embedding", split_name);
-    h5_expect(assigning->data, name, 2, (int64_t[]){-1, assigning->routing.router->config.D}, &info, fault);
+    if (h5_exists(assigning->data, name))
+        h5_expect(assigning->data, name, 2, (int64_t[]){-1, assigning->routing.router->config.D}, &info,
+                  fault);
+    else if (strcmp(split_name, splits[0]) == 0)
+        fault_raise(fault, EXIT_CODE_INPUT, "%s: %s is missing", h5_path(assigning->data), name);
+    else
+        info = (struct h5_info){0}; // nothing was held out
     if (!comm_agree(comm, fault)) return false;
 
     // A run of neighbouring prompts each: what is gathered in rank order is in the file's order.
@@ -180,7 +186,9 @@ static bool write_all_of_it(const struct assigning *assigning, struct h5_writer 
 {
     int64_t R = assigning->resolutions;
     for (int s = 0; s < SPLITS; s++)
-        if (!write_split(assigning, splits[s], &assigning->split[s], writer, fault)) return false;
+        if (assigning->split[s].prompts > 0 &&
+            !write_split(assigning, splits[s], &assigning->split[s], writer, fault))
+            return false;
     return h5_write_int32(writer, "ratio/resolution", 2, (int64_t[]){R, 2}, assigning->resolution, fault) &&
            h5_write_double(writer, "ratio/total", 2, (int64_t[]){R, assigning->K}, assigning->ratio, fault) &&
            h5_write_one_double(writer, "ratio/target", assigning->routing.budget, fault);

@@ -37,7 +37,9 @@ static const struct history_column columns[COLUMNS] = {{"loss", 1, false},
 
 /* Keys that may change between a run and its continuation. */
 static const char *const free_keys[] = {
-    "run.", "files.", "phase", "pretrain.steps", "pretrain.checkpoint_every", "pretrain.sample_", NULL};
+    "run.folder",       "run.log", "run.threads",    "run.wall_clock_limit",
+    "files.",           "phase",   "pretrain.steps", "pretrain.checkpoint_every",
+    "pretrain.sample_", NULL};
 
 struct pretraining {
     struct run *run;
@@ -129,12 +131,25 @@ static bool build(struct pretraining *training, const struct unet_config *config
     return true;
 }
 
+/* A network of other heads may have weights of the same shapes. */
+static bool check_network(const struct pretraining *training, struct h5_reader *reader, struct fault *fault)
+{
+    char *then;
+    if (!h5_load_text(reader, "config", MAX_CONFIG_BYTES, &then, fault)) return false;
+    bool same = strcmp(then, training->config_text) == 0;
+    free(then);
+    return same || fault_raise(fault, EXIT_CODE_INPUT,
+                               "%s belongs to another network than %s: remove it to start anew",
+                               h5_path(reader), training->cfg->unet);
+}
+
 static bool read_state(struct pretraining *training, struct h5_reader *reader, struct fault *fault)
 {
     struct optimiser *optimiser = &training->optimiser;
     struct parameter_set *parameters = &training->unet->parameters;
     return restart_check_deck(reader, training->run->deck, free_keys, fault) &&
-           weights_read_h5(parameters, reader, "weights", fault) &&
+           restart_check_data(reader, training->lineage.content_id, training->cfg->data_file, fault) &&
+           check_network(training, reader, fault) && weights_read_h5(parameters, reader, "weights", fault) &&
            (!optimiser->average ||
             weights_read_values_h5(parameters, optimiser->average, reader, "ema", fault)) &&
            weights_read_values_h5(parameters, optimiser->first, reader, "optimizer/first_moment", fault) &&

@@ -248,6 +248,7 @@ static bool read_state(struct pruning *pruning, struct h5_reader *reader, struct
     list_learned(pruning, learned);
     struct routing stored;
     if (!restart_check_deck(reader, pruning->run->deck, free_keys, fault) ||
+        !restart_check_data(reader, pruning->routing.lineage.content_id, pruning->cfg->data_file, fault) ||
         !routing_read(reader, pruning->backend, &stored, fault))
         return false;
     struct router *router = pruning->routing.router;

@@ -46,3 +46,13 @@ bool restart_check_deck(struct h5_reader *checkpoint, const char *deck, const ch
     free(text);
     return ok;
 }
+
+bool restart_check_data(struct h5_reader *checkpoint, const char *content_id, const char *path,
+                        struct fault *fault)
+{
+    char then[SHA256_HEX_SIZE];
+    if (!h5_parent_content_id(checkpoint, "data.h5", then, fault)) return false;
+    return strcmp(then, content_id) == 0 ||
+           fault_raise(fault, EXIT_CODE_INPUT, "%s belongs to other data than %s: remove it to start anew",
+                       h5_path(checkpoint), path);
+}

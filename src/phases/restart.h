@@ -10,5 +10,8 @@
  * Any other difference is a fault that names it with both values. */
 bool restart_check_deck(struct h5_reader *checkpoint, const char *deck, const char *const *free_prefixes,
                         struct fault *fault);
+/* The checkpoint was written with the data file of that content id; `path` is for the message. */
+bool restart_check_data(struct h5_reader *checkpoint, const char *content_id, const char *path,
+                        struct fault *fault);
 
 #endif

@@ -45,12 +45,25 @@ static bool find_items(const char *data_file, const char *split, const struct st
     return true;
 }
 
+/* Whether the data file has such a split: it has no validation if nothing was held out. */
+static bool has_split(const char *data_file, const char *split, bool *has, struct fault *fault)
+{
+    struct h5_reader *reader;
+    if (!h5_open(data_file, FILE_DATA, &reader, fault)) return false;
+    *has = h5_exists(reader, split);
+    h5_close(reader);
+    return true;
+}
+
 /* Reads the prompts that a split has into their rows; found[p] becomes true. */
 static bool read_split(struct sample_sheet *sheet, const char *data_file, const char *split, bool *found,
                        struct fault *fault)
 {
     const struct string_list *prompts = &sheet->settings.prompts;
     struct dataset *dataset;
+    bool has;
+    if (!has_split(data_file, split, &has, fault)) return false;
+    if (!has) return true;
     if (!dataset_open(data_file, split, &dataset, fault)) return false;
     sheet->info = *dataset_info(dataset);
     const struct dataset_info *info = &sheet->info;

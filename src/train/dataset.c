@@ -172,13 +172,9 @@ static void *fill(void *argument)
     int64_t latent_size = info->height * info->width * info->channels,
             text_size = info->tokens * info->text_width;
     for (int64_t i = 0; i < dataset->count; i++) {
-        int64_t item = dataset->item[i];
-        float *latent = batch->latents + i * latent_size;
-        if (item < 0)
-            memset(latent, 0, (size_t)latent_size * sizeof *latent);
-        else if (!read_latent(dataset, item, dataset->flip[i], latent))
-            return NULL;
-        if (!read_text(dataset, item, batch->text_states + i * text_size, batch->text_mask + i * info->tokens,
+        int64_t item = dataset->item[i], text = dataset->drop_prompt[i] ? -1 : item;
+        if (!read_latent(dataset, item, dataset->flip[i], batch->latents + i * latent_size)) return NULL;
+        if (!read_text(dataset, text, batch->text_states + i * text_size, batch->text_mask + i * info->tokens,
                        batch->embeddings + i * info->embedding_width))
             return NULL;
     }

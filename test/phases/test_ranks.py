@@ -1,0 +1,76 @@
+"""What must not depend on the number of ranks (DESIGN section 5): router.h5 and assignment.h5 bit for bit, data.h5 too; teacher.h5 to
+rounding.
+
+Usage: test_ranks.py APTP
+"""
+import pathlib
+import shutil
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import h5py  # noqa: E402
+import numpy  # noqa: E402
+from chain import OUTPUT, Chain, Checks, differences  # noqa: E402
+
+# Weights are about 0.1 and fp32 gradients are sums in another order: AdamW's normalisation lifts a relative 1e-7 of the smallest
+# gradients to at most about the learning rate (1e-3) times the relative change, so 1e-5 is far above rounding, and far below a step.
+TEACHER_LIMIT = 1e-5
+
+
+def keep(chain, phase, ranks):
+    """The phase's file, moved aside under a name with the number of ranks."""
+    kept = chain.path(f"{ranks}_{OUTPUT[phase]}")
+    shutil.move(chain.path(OUTPUT[phase]), kept)
+    return kept
+
+
+def largest_difference(a, b):
+    """Of two teachers, over all weights."""
+    with h5py.File(a) as first, h5py.File(b) as second:
+        names = first["weights"].keys()
+        assert names == second["weights"].keys() and len(names) > 50
+        return max(float(numpy.abs(first["weights"][name][()] - second["weights"][name][()]).max()) for name in names)
+
+
+def compare(checks, chain, phase, ranks, settings=None):
+    """The phase on each number of ranks: the same file. Leaves that of the first in its place."""
+    kept = []
+    for count in ranks:
+        chain.remove(f"{phase}.checkpoint.h5")
+        chain.make(phase, ranks=count, settings=settings)
+        kept.append(keep(chain, phase, count))
+    for count, path in zip(ranks[1:], kept[1:]):
+        found = differences(kept[0], path)
+        checks.that(not found, f"{phase} on {ranks[0]} and {count} ranks differ:\n" + "\n".join(found))
+    shutil.copy(kept[0], chain.path(OUTPUT[phase]))
+
+
+def compare_teachers(checks, chain):
+    """pretrain on 1 and 2 ranks agrees to rounding; other samples or another order of them would not."""
+    files = []
+    for count, settings in (1, {}), (2, {}), (2, {"comm.deterministic": "true"}):
+        chain.remove("pretrain.checkpoint.h5")
+        chain.make("pretrain", ranks=count, settings=settings)
+        files.append(chain.path(f"{len(files)}_teacher.h5"))
+        shutil.move(chain.path("teacher.h5"), files[-1])
+    for path in files[1:]:
+        distance = largest_difference(files[0], path)
+        checks.that(distance < TEACHER_LIMIT, f"{files[0]} and {path} differ by {distance}, limit {TEACHER_LIMIT}")
+    shutil.copy(files[0], chain.path("teacher.h5"))
+
+
+def main():
+    checks = Checks()
+    with tempfile.TemporaryDirectory() as folder:
+        chain = Chain(sys.argv[1], folder)
+        compare(checks, chain, "prepare", [1, 2])
+        compare_teachers(checks, chain)
+        compare(checks, chain, "prune", [1, 2], {"router.codes_init": "kmeans", "router.normal_form": "hard"})
+        compare(checks, chain, "prune", [1, 2, 4])
+        compare(checks, chain, "assign", [1, 2, 4])
+    checks.end()
+
+
+if __name__ == "__main__":
+    main()

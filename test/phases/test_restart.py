@@ -1,0 +1,178 @@
+"""Runs of pretrain and prune that end early and go on: every dataset of the finished file is bit for bit that of a run that never
+stopped, and so is the CSV but for its timing column. Ended by a file `stop`, by SIGUSR1, by the wall-clock limit, and by kill -9 at
+random moments. A checkpoint of another deck, teacher or data set is refused.
+
+Usage: test_restart.py APTP
+"""
+import csv
+import pathlib
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from chain import OUTPUT, TIMEOUT, Chain, Checks, differences  # noqa: E402
+
+KILLS = 4  # of each phase
+STOPPED = 75
+TIMING = "samples_per_second"
+MORE_STEPS = {"pretrain": {"pretrain.steps": 24, "pretrain.checkpoint_every": 3},
+              "prune": {"prune.warmup_steps": 8, "prune.steps": 16, "prune.checkpoint_every": 3,
+                        "router.codes_init": "kmeans"}}
+
+
+def metrics(path):
+    """The lines of a CSV without the timing column."""
+    with open(path, newline="") as file:
+        return [{key: value for key, value in row.items() if key != TIMING} for row in csv.DictReader(file)]
+
+
+class Trial:
+    """Runs of one phase, compared with one that was not stopped."""
+
+    def __init__(self, checks, chain, phase):
+        self.checks, self.chain, self.phase = checks, chain, phase
+        self.settings = MORE_STEPS[phase]
+        began = time.monotonic()
+        chain.make(phase, settings=self.settings)
+        self.seconds = time.monotonic() - began
+        for name in self.files():
+            shutil.copy(chain.path(name), chain.path(f"whole_{name}"))
+        self.clear()
+
+    def files(self):
+        return OUTPUT[self.phase], f"{self.phase}.csv", f"{self.phase}.checkpoint.h5"
+
+    def clear(self):
+        self.chain.remove(*self.files())
+
+    def finish(self, name):
+        """Goes on to the end, and compares all that is there with the run that was not stopped."""
+        result = self.chain.run(self.phase, settings=self.settings)
+        what = f"{self.phase} after {name}"
+        if self.checks.that(result.returncode == 0, f"{what}: exit code {result.returncode}\n{result.stdout}"):
+            for file in self.files():
+                if not file.endswith(".csv"):
+                    found = differences(self.chain.path(f"whole_{file}"), self.chain.path(file))
+                    self.checks.that(not found, f"{what}: {file} is not the same:\n" + "\n".join(found))
+            same = metrics(self.chain.path(f"whole_{self.phase}.csv")) == metrics(self.chain.path(f"{self.phase}.csv"))
+            self.checks.that(same, f"{what}: the CSV is not the same")
+        partial = sorted(self.chain.folder.glob("*.partial"))
+        self.checks.that(not partial, f"{what}: left behind: {partial}")
+        self.clear()
+
+    def wait_for_steps(self, process, count):
+        """Until the CSV has that many lines of steps."""
+        path = self.chain.path(f"{self.phase}.csv")
+        limit = time.monotonic() + TIMEOUT
+        while time.monotonic() < limit and process.poll() is None:
+            if path.exists() and path.read_text().count("\n") > count:
+                return
+            time.sleep(0.002)
+
+    def expect_stop(self, name, process):
+        text = process.communicate(timeout=TIMEOUT)[0]
+        self.checks.that(process.returncode == STOPPED, f"{self.phase}, {name}: exit code {process.returncode}\n{text}")
+        self.checks.that(text.count("stopped by") == 1, f"{self.phase}, {name}: says\n{text}")
+
+    def stop_by_file(self):
+        self.chain.path("stop").touch()
+        self.expect_stop("file stop", self.chain.start(self.phase, settings=self.settings))
+        self.checks.that(not self.chain.path("stop").exists(), "the file stop is still there")
+        self.finish("a file stop")
+
+    def stop_by_signal(self, ranks):
+        process = self.chain.start(self.phase, ranks=ranks, settings=self.settings)
+        self.wait_for_steps(process, 5)
+        process.send_signal(signal.SIGUSR1)
+        self.expect_stop(f"SIGUSR1, {ranks} ranks", process)
+        if ranks <= 1 or self.phase == "prune":  # pretrain's sums over ranks are others than those of one
+            self.finish("SIGUSR1")
+        else:
+            self.clear()
+
+    def stop_by_clock(self):
+        settings = {**self.settings, "run.wall_clock_limit": 0.001}
+        self.expect_stop("wall-clock limit", self.chain.start(self.phase, settings=settings))
+        self.finish("the wall-clock limit")
+
+    def kill_at_random(self, generator):
+        """Killed again and again at random moments, going on in between, then finished."""
+        for _ in range(KILLS):
+            process = self.chain.start(self.phase, settings=self.settings)
+            if generator.random() < 0.5:  # in the loop, often while a checkpoint is written
+                have = self.chain.path(f"{self.phase}.csv")
+                lines = have.read_text().count("\n") if have.exists() else 0
+                self.wait_for_steps(process, lines + generator.randrange(4))
+                time.sleep(generator.random() * 0.02)
+            else:
+                time.sleep(generator.random() * self.seconds)
+            process.kill()
+            process.communicate(timeout=TIMEOUT)
+        self.finish("kill -9")
+
+
+def expect_refused(checks, chain, phase, settings, code, message):
+    """A checkpoint that does not belong to the run: nothing is changed."""
+    before = chain.path(f"{phase}.checkpoint.h5").read_bytes()
+    result = chain.run(phase, settings=settings)
+    checks.that(result.returncode == code and result.stdout.count(message) == 1,
+                f"{phase} with {settings}: exit code {result.returncode}, expected {code} and '{message}':\n{result.stdout}")
+    checks.that(before == chain.path(f"{phase}.checkpoint.h5").read_bytes(), f"{phase}: the checkpoint was changed")
+    checks.that(not chain.path(OUTPUT[phase]).exists(), f"{phase} wrote {OUTPUT[phase]}")
+
+
+def other_owners(checks, chain):
+    """Checkpoints with another deck, teacher, data set, network."""
+    chain.path("stop").touch()
+    chain.run("prune")
+    expect_refused(checks, chain, "prune", {"prune.tau": 0.05}, 2, "prune.tau = 0.03")
+    expect_refused(checks, chain, "prune", {"run.seed": 8}, 2, "run.seed = 7")
+    teacher, data = chain.path("teacher.h5").read_bytes(), chain.path("data.h5").read_bytes()
+    chain.remove("teacher.h5", "pretrain.checkpoint.h5")
+    chain.make("pretrain", settings={"pretrain.steps": 3})
+    expect_refused(checks, chain, "prune", {}, 3, "belongs to another teacher")
+    chain.path("teacher.h5").write_bytes(teacher)
+    chain.remove("data.h5")
+    chain.make("prepare", settings={"data.max_tokens": 11})
+    expect_refused(checks, chain, "prune", {}, 3, "belongs to other data")
+    chain.path("data.h5").write_bytes(data)
+
+    chain.remove("pretrain.checkpoint.h5", "teacher.h5")
+    chain.path("stop").touch()
+    chain.run("pretrain")
+    expect_refused(checks, chain, "pretrain", {"pretrain.learning_rate": 2e-3}, 2, "pretrain.learning_rate = 0.001")
+    expect_refused(checks, chain, "pretrain", {"run.seed": 8}, 2, "run.seed = 7")
+    unet = chain.path("unet.json").read_text()
+    chain.path("unet.json").write_text(unet.replace('"attention_head_dim": [2, 4]', '"attention_head_dim": [4, 4]'))
+    expect_refused(checks, chain, "pretrain", {}, 3, "belongs to another network")
+    chain.path("unet.json").write_text(unet)
+    chain.remove("data.h5")
+    chain.make("prepare", settings={"data.max_tokens": 11})
+    expect_refused(checks, chain, "pretrain", {}, 3, "belongs to other data")
+
+
+def main():
+    checks, generator = Checks(), random.Random(11)
+    with tempfile.TemporaryDirectory() as folder:
+        chain = Chain(sys.argv[1], folder)
+        chain.make("prepare")
+        for phase in "pretrain", "prune":
+            trial = Trial(checks, chain, phase)
+            trial.stop_by_file()
+            trial.stop_by_signal(0)
+            trial.stop_by_signal(2)
+            trial.stop_by_clock()
+            trial.kill_at_random(generator)
+            chain.make(phase)
+            chain.remove(f"{phase}.checkpoint.h5")
+        chain.remove("router.h5")
+        other_owners(checks, chain)
+    checks.end()
+
+
+if __name__ == "__main__":
+    main()
