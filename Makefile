@@ -17,7 +17,7 @@ CPPFLAGS  = -Isrc $(patsubst -I%,-isystem %,$(CPPFLAGS_LIBS)) $(if $(DEBUG)$(SAN
 CFLAGS    = -std=c11 -Wall -Wextra $(if $(WERROR),-Werror) $(OPT) -march=$(strip $(ARCH)) -g -fopenmp -MMD -MP \
             -fno-math-errno -fno-trapping-math $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -O1)
 LDFLAGS   = -fopenmp -g $(if $(SANITIZE),-fsanitize=address$(comma)undefined)
-LDLIBS    = $(LDLIBS_LIBS) $(LIB_DNNL) -lm -lpthread
+LDLIBS    = $(LDLIBS_LIBS) $(LIB_DNNL) $(LIB_CSV) -lm -lpthread
 comma    := ,
 Q         = $(if $(V),,@)
 
@@ -53,7 +53,7 @@ FORCE:
 # Every library is asked for by name before the first file is compiled.
 $(BUILD)/libraries: Makefile.inc
 	@mkdir -p $(BUILD); echo '$(COMMIT)' > $(BUILD)/commit
-	$(Q)CC="$(CC)" PKG_CONFIG="$(PKG_CONFIG)" LIB_DNNL="$(LIB_DNNL)" sh test/lint/libraries.sh $(PKG)
+	$(Q)CC="$(CC)" PKG_CONFIG="$(PKG_CONFIG)" LIB_DNNL="$(LIB_DNNL)" LIB_CSV="$(LIB_CSV)" sh test/lint/libraries.sh $(PKG)
 	@touch $@
 
 $(BUILD)/test/%.o: test/%.c | $(BUILD)/libraries

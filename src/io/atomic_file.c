@@ -18,8 +18,7 @@ struct atomic_file {
     int descriptor;
 };
 
-// A write over RLIMIT_FSIZE would end the process by a signal; ignored, it is EFBIG like any other error.
-static void ignore_file_size_signal(void)
+void file_size_signal_ignore(void)
 {
     struct sigaction action = {.sa_handler = SIG_DFL};
     if (sigaction(SIGXFSZ, NULL, &action) == 0 && action.sa_handler == SIG_DFL) signal(SIGXFSZ, SIG_IGN);
@@ -37,7 +36,7 @@ static bool is_file_of_name(int descriptor, const char *name)
 bool atomic_file_create(const char *path, struct atomic_file **file, struct fault *fault)
 {
     *file = NULL;
-    ignore_file_size_signal();
+    file_size_signal_ignore();
     char *partial = check_format("%s.partial", path);
     int descriptor = -1;
     struct stat status;

@@ -10,9 +10,12 @@
 
 struct atomic_file;
 
+/* Makes a write over the system's limit on file sizes fail with EFBIG, like any other failure, where it would
+ * end the process by SIGXFSZ. Process-wide; a handler that is set already stays. */
+void file_size_signal_ignore(void);
+
 /* Creates PATH.partial, empty. EXIT_CODE_OUTPUT if that is not possible, or if another process is writing the
- * same file now. From here on a file that grows over the system's limit is an error (EFBIG) and not a signal.
- */
+ * same file now. Calls file_size_signal_ignore. */
 bool atomic_file_create(const char *path, struct atomic_file **file, struct fault *fault);
 
 int atomic_file_descriptor(const struct atomic_file *file); /* to write to; stays with the file */

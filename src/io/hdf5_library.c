@@ -6,8 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-// The library is one per process and, as Debian builds it, not thread-safe: so is its lock. Recursive, so
-// that public functions may call each other.
+// One library per process, one lock. Few builds of HDF5 are thread-safe (Debian's is, most clusters' are
+// not), and several calls of it belong together here. Recursive, so that public functions may call each
+// other.
 static pthread_mutex_t library_lock;
 static pthread_once_t library_once = PTHREAD_ONCE_INIT;
 

@@ -9,6 +9,7 @@ probe() { # probe NAME HEADER LINK_FLAGS
         "$CC" -x c -o /dev/null - $3 2>/dev/null || missing="$missing $1"
 }
 probe oneDNN dnnl.h "$LIB_DNNL"
+probe libcsv csv.h "$LIB_CSV"
 probe Random123 Random123/philox.h ""
 if [ -n "$missing" ]; then
     echo "aptp: libraries not found:$missing" >&2

@@ -30,6 +30,10 @@ only mpi.h src/comm/
 only hdf5.h src/io/
 only libconfig.h src/io/
 only jansson.h src/io/
+only png.h src/io/
+only turbojpeg.h src/io/
+only archive.h src/io/
+only csv.h src/io/
 only dnnl.h src/tensor/cpu/
 only cblas.h src/tensor/cpu/ src/router/ src/metrics/
 only cuda_runtime.h cuda/
