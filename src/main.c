@@ -10,6 +10,7 @@
 #include "io/hdf5_file.h"
 #include "io/timer_json.h"
 #include "phases/assign.h"
+#include "phases/bench.h"
 #include "phases/phase.h"
 #include "phases/prepare.h"
 #include "phases/pretrain.h"
@@ -223,6 +224,8 @@ static bool run_phase(struct run *run, enum phase_id phase, const union phase_cf
         return phase_prune(run, &cfg->prune, fault);
     case PHASE_ASSIGN:
         return phase_assign(run, &cfg->assign, fault);
+    case PHASE_BENCH:
+        return phase_bench(run, &cfg->bench, fault);
     case PHASE_VERIFY:
         return phase_verify(run, &cfg->verify, fault);
     default:

@@ -211,9 +211,9 @@ static const struct key keys[] = {
     {"router.codes_init", KEY_ENUM, "\"orthogonal\"", "orthogonal, kmeans", NULL,
      "how codes start: orthogonal, or clusters of the predicted vectors at the end of the warm-up", {PRUNE(codes_init)}},
     {"router.depth_gates", KEY_BOOL, "true", NULL, NULL,
-     "whole ResNets and transformers may be dropped", {PRUNE(depth_gates)}},
+     "whole ResNets and transformers may be dropped", {PRUNE(depth_gates), BENCH(depth_gates)}},
     {"router.ff_entries", KEY_INT, "32", "[1, 1024]", NULL,
-     "slices that a feed-forward is pruned in", {PRUNE(ff_entries)}},
+     "slices that a feed-forward is pruned in", {PRUNE(ff_entries), BENCH(ff_entries)}},
     {"transport.eps", KEY_DOUBLE, "0.05", "(0, 100]", NULL,
      "entropic regularisation of the optimal transport", {PRUNE(transport_eps)}},
     {"transport.iterations", KEY_INT, "3", "[1, 10000]", NULL,
@@ -236,6 +236,12 @@ static const struct key keys[] = {
      "text tokens", {BENCH(tokens)}},
     {"bench.repeats", KEY_INT, "5", "[1, 1000000]", NULL,
      "measurements of each case, of which the median counts", {BENCH(repeats)}},
+    {"bench.prune_batch", KEY_INT, "0", "[0, 65536]", NULL,
+     "measure also a pruning step of so many images, at the first resolution; 0: none", {BENCH(prune_batch)}},
+    {"bench.roof_seconds", KEY_DOUBLE, "0.5", "[0, 60]", "s",
+     "time for each of the products that tell the machine's own roof; 0: it is not measured", {BENCH(roof_seconds)}},
+    {"bench.unet", KEY_PATH, "\"\"", NULL, NULL,
+     "a UNet's config.json: measure it with random weights, and no files; \"\": the files", {BENCH(unet)}},
 
     // ---- verify
     {"verify.reference", KEY_PATH, NULL, NULL, NULL,
@@ -458,6 +464,12 @@ static double number_of(const struct deck_value *value)
     return value->type == DECK_INT ? (double)value->integer : value->number;
 }
 
+/* A path whose default is "" is one that need not be given. */
+static bool may_be_empty(const struct key *key)
+{
+    return key->initial && strcmp(key->initial, "\"\"") == 0;
+}
+
 static bool check_value(struct entry entry, struct fault *fault)
 {
     const struct deck_value *value = &entry.setting->value;
@@ -477,7 +489,7 @@ static bool check_value(struct entry entry, struct fault *fault)
         return choice_index(value->text, allowed) >= 0 || refuse(entry, "allowed: ", allowed, fault);
     case KEY_PATH:
     case KEY_FILE:
-        return *value->text || refuse(entry, "must not be empty", "", fault);
+        return *value->text || may_be_empty(entry.key) || refuse(entry, "must not be empty", "", fault);
     case KEY_BOOL:
     case KEY_STRINGS:
         return true;

@@ -140,10 +140,15 @@ struct bench_cfg {
     struct run_cfg run;
     char *teacher_file, *router_file; /* read */
     char *bench_file;                 /* written */
+    char *unet;                       /* a config.json to measure with random weights; "": the files */
     bool experts;                     /* also those of the router file */
     struct integer_list resolutions;  /* latents a side */
     struct integer_list batch_sizes;
     int64_t tokens, repeats;
+    int64_t prune_batch; /* 0: no pruning step is measured */
+    double roof_seconds; /* for each product of the roof, 0: it is not measured */
+    bool depth_gates;    /* of the pruning step, without a router file */
+    int64_t ff_entries;
 };
 
 struct verify_cfg {

@@ -109,3 +109,8 @@ size_t backend_bytes(const struct backend *backend)
 {
     return ((const struct cpu_backend *)backend)->bytes_peak + arena_peak(backend->scratch);
 }
+
+size_t backend_bytes_held(const struct backend *backend)
+{
+    return ((const struct cpu_backend *)backend)->bytes;
+}

@@ -217,5 +217,7 @@ void backend_close(struct backend *backend);
 /* Bytes of the program's life that are held, the largest ever held, scratch included (what --check prints
  * with arena_peak). */
 size_t backend_bytes(const struct backend *backend);
+/* Bytes of the program's life that are held now: weights in all their forms. */
+size_t backend_bytes_held(const struct backend *backend);
 
 #endif
