@@ -90,5 +90,42 @@ check: deps              ## all tests and lint
 lint:                    ## formatting, order of rooms, backend tests outside their rooms
 	$(Q)sh test/lint/lint.sh "$(CLANG_FORMAT)"
 
+# ---- the demo: rules by file, so a step that is done is not repeated and an interrupted one goes on
+DEMO     := build/demo
+TOOL      = $(VENV)/bin/python postproc
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+
+demo: deps               ## prune a real diffusion model on real pictures: at most 15 minutes on 2 cores
+	$(Q)$(MAKE) --no-print-directory venv all
+	$(Q)$(MAKE) --no-print-directory $(DEMO)/report.md
+	@echo "  demo    done: see $(DEMO)/report.md and $(DEMO)/report.png"
+
+$(DEMO)/pictures/index.tsv:
+	@echo "  demo    1 of 6: pictures and their captions"
+	$(Q)$(TOOL)/make_pictures.py $(@D)
+
+$(DEMO)/data.h5: $(DEMO)/pictures/index.tsv input/emoji/prepare.cfg
+	@echo "  demo    2 of 6: prepare, latents and encoded captions"
+	$(Q)./aptp input/emoji/prepare.cfg
+
+# A finished run whose inputs have changed starts anew; one that was interrupted goes on from its checkpoint.
+$(DEMO)/router.h5: $(DEMO)/data.h5 input/emoji/teacher.h5 input/emoji/prune.cfg
+	@echo "  demo    3 of 6: prune, the router and the experts (minutes; progress in $(DEMO)/prune.csv)"
+	$(Q)if [ -f $@ ]; then rm -f $@ $(DEMO)/prune.checkpoint.h5 $(DEMO)/prune.csv; fi
+	$(Q)./aptp input/emoji/prune.cfg
+
+$(DEMO)/assignment.h5: $(DEMO)/router.h5 input/emoji/assign.cfg
+	@echo "  demo    4 of 6: assign, the expert of every prompt"
+	$(Q)./aptp input/emoji/assign.cfg
+
+$(DEMO)/bench.h5: $(DEMO)/router.h5 input/emoji/bench.cfg
+	@echo "  demo    5 of 6: bench, time and memory of the teacher and the experts"
+	$(Q)./aptp input/emoji/bench.cfg
+
+$(DEMO)/report.md: $(DEMO)/assignment.h5 $(DEMO)/bench.h5 $(addprefix postproc/,report.py report_sheet.py run_folder.py clusters.py)
+	@echo "  demo    6 of 6: report"
+	$(Q)$(TOOL)/report.py $(DEMO)
+
 clean:                   ## remove what was built
 	rm -rf build/cpu build/cpu-sanitize aptp
