@@ -29,7 +29,7 @@ SUPPORT  := $(patsubst test/%.c,$(BUILD)/test/%.o,$(sort $(wildcard test/support
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all help info deps venv check test lint demo bench reference clean FORCE
+.PHONY: all help info deps venv check test tests lint demo reference readme clean FORCE
 
 all: $(PROGRAM)
 
@@ -80,12 +80,15 @@ venv: $(VENV)/done       ## Python environment of the tools, in build/venv
 $(VENV)/done: postproc/requirements.txt
 	$(Q)sh postproc/make_venv.sh $(VENV) $(PYTHON)
 
-test: $(PROGRAM) $(TESTS)
+tests: $(PROGRAM) $(TESTS)
+
+test: tests
 	$(Q)MPIRUN="$(MPIRUN)" sh test/run.sh $(BUILD) $(PROGRAM)
 
 check: deps              ## all tests and lint
 	$(Q)$(MAKE) --no-print-directory venv
-	$(Q)$(MAKE) --no-print-directory WERROR=1 all lint test
+	$(Q)$(MAKE) --no-print-directory WERROR=1 -j$$(nproc) all tests
+	$(Q)$(MAKE) --no-print-directory WERROR=1 lint test
 
 lint:                    ## formatting, order of rooms, backend tests outside their rooms
 	$(Q)sh test/lint/lint.sh "$(CLANG_FORMAT)"
@@ -126,6 +129,12 @@ $(DEMO)/bench.h5: $(DEMO)/router.h5 input/emoji/bench.cfg
 $(DEMO)/report.md: $(DEMO)/assignment.h5 $(DEMO)/bench.h5 $(addprefix postproc/,report.py report_sheet.py run_folder.py clusters.py)
 	@echo "  demo    6 of 6: report"
 	$(Q)$(TOOL)/report.py $(DEMO)
+
+reference:               ## make test/fixtures again (PYTORCH: a Python with torch, diffusers, transformers)
+	$(Q)$(PYTORCH) test/reference/make_all.py
+
+readme: $(PROGRAM)       ## put the generated references into README.md
+	$(Q)$(PYTHON) postproc/update_readme.py $(PROGRAM) README.md
 
 clean:                   ## remove what was built
 	rm -rf build/cpu build/cpu-sanitize aptp
