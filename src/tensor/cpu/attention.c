@@ -121,7 +121,7 @@ static struct primitive *product(const struct work *work, int64_t m, int64_t k, 
         DNNL_CHECK(dnnl_post_ops_append_sum(post_ops, 1));
     }
     return primitive_keep(work->cpu, &key,
-                          one_thread_descriptor(work->cpu, &operation, primitive_attributes(post_ops)),
+                          one_thread_descriptor(work->cpu, &operation, primitive_attributes(post_ops), NULL),
                           primitives_threads(work->cpu));
 }
 

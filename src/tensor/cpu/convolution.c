@@ -122,24 +122,102 @@ void convolution_backward_input_cpu(struct backend *backend, const struct convol
                                          {DNNL_ARG_DIFF_SRC, dx->data}});
 }
 
+/* `dweight` is the gradient's layout; one thread or all. */
 static dnnl_primitive_desc_t weight_descriptor(const struct cpu_backend *cpu, const struct shapes *shapes,
-                                               const dnnl_memory_desc_t *dweight)
+                                               const dnnl_memory_desc_t *dweight, bool one_thread)
 {
     dnnl_primitive_desc_t forward = forward_descriptor(cpu, shapes, false, false);
     dnnl_convolution_desc_t operation;
     DNNL_CHECK(dnnl_convolution_backward_weights_desc_init(&operation, dnnl_convolution_direct, &shapes->x,
                                                            dweight, NULL, &shapes->y, shapes->strides,
                                                            shapes->pads_before, shapes->pads_after));
-    dnnl_primitive_desc_t descriptor = primitive_descriptor(cpu, &operation, NULL, forward);
+    dnnl_primitive_desc_t descriptor = one_thread ? one_thread_descriptor(cpu, &operation, NULL, forward)
+                                                  : primitive_descriptor(cpu, &operation, NULL, forward);
     DNNL_CHECK(dnnl_primitive_desc_destroy(forward));
     return descriptor;
 }
 
+/* How the samples are shared out. oneDNN's threads wait for each other inside this product, sample by sample,
+ * in a spinning loop: where another program wants a core too, a call of a millisecond was seen to take a
+ * second. So each thread does samples of its own, into a gradient of its own, as long as these are small. */
+struct shares {
+    int64_t parts;         /* 1: all threads share the whole */
+    int64_t samples, last; /* of a part; of the last one, at most as many */
+    size_t bytes;          /* of a part's gradient, in the product's layout */
+    struct primitive *product, *last_product;
+};
+
+enum { GRADIENTS_MAX_BYTES = 1 << 26 };
+
+static struct primitive *gradient_primitive(struct cpu_backend *cpu, const struct convolution *geometry,
+                                            struct tensor x, struct tensor dy, const struct tensor *dweight,
+                                            int64_t samples, bool one_thread,
+                                            const dnnl_memory_desc_t *wanted)
+{
+    x.dim[0] = dy.dim[0] = samples;
+    struct primitive_key key =
+        convolution_key(CONVOLUTION_BACKWARD_WEIGHT, geometry, &x, dweight->dim, one_thread, false);
+    struct primitive *kept = primitive_find(cpu, &key);
+    if (kept) return kept;
+    struct shapes shapes = shapes_of(geometry, &x, dweight->dim, x.dtype, &dy);
+    dnnl_memory_desc_t any = layout(DTYPE_F32, 4, dweight->dim, NULL);
+    return primitive_keep(cpu, &key, weight_descriptor(cpu, &shapes, wanted ? wanted : &any, one_thread),
+                          one_thread ? primitives_threads(cpu) : 1);
+}
+
+static struct shares shares_of(struct cpu_backend *cpu, const struct convolution *geometry,
+                               const struct tensor *x, const struct tensor *dy, const struct tensor *dweight)
+{
+    int64_t threads = primitives_threads(cpu), samples = x->dim[0], share = (samples + threads - 1) / threads;
+    struct shares shares = {.parts = (samples + share - 1) / share, .samples = share};
+    if (shares.parts < threads || (size_t)threads * tensor_bytes(dweight) > GRADIENTS_MAX_BYTES)
+        shares = (struct shares){.parts = 1, .samples = samples};
+    shares.last = samples - (shares.parts - 1) * shares.samples;
+    bool one_thread = shares.parts > 1;
+    shares.product = gradient_primitive(cpu, geometry, *x, *dy, dweight, shares.samples, one_thread, NULL);
+    shares.last_product = gradient_primitive(cpu, geometry, *x, *dy, dweight, shares.last, one_thread,
+                                             &shares.product->weights);
+    CHECK(layout_equal(&shares.product->weights, &shares.last_product->weights), "gradients in two layouts");
+    shares.bytes = dnnl_memory_desc_get_size(&shares.product->weights);
+    return shares;
+}
+
+/* Each thread its part, then gradients[0] = the sum of all, in their order. */
+static void gradients_of_parts(struct cpu_backend *cpu, const struct shares *shares, const struct tensor *x,
+                               const struct tensor *dy, char *gradients, size_t stride)
+{
+    size_t scratch_bytes = shares->product->scratch_bytes > shares->last_product->scratch_bytes
+                               ? shares->product->scratch_bytes
+                               : shares->last_product->scratch_bytes;
+    scratch_bytes = (scratch_bytes + ARENA_ALIGNMENT - 1) / ARENA_ALIGNMENT * ARENA_ALIGNMENT;
+    struct arena_block *scratch = arena_allocate(cpu->base.scratch, (size_t)shares->parts * scratch_bytes);
+    size_t x_bytes = tensor_bytes(x) / (size_t)x->dim[0], dy_bytes = tensor_bytes(dy) / (size_t)x->dim[0];
+    int64_t count = (int64_t)(shares->bytes / sizeof(float));
+    if (!cpu->plan) {
+#pragma omp parallel for schedule(static) num_threads((int)shares->parts)
+        for (int64_t part = 0; part < shares->parts; part++) {
+            size_t first = (size_t)(part * shares->samples);
+            struct operand operands[] = {{DNNL_ARG_SRC, (char *)x->data + first * x_bytes},
+                                         {DNNL_ARG_DIFF_DST, (char *)dy->data + first * dy_bytes},
+                                         {DNNL_ARG_DIFF_WEIGHTS, gradients + (size_t)part * stride}};
+            primitive_execute_one(cpu, part == shares->parts - 1 ? shares->last_product : shares->product,
+                                  (int)part, 3, operands,
+                                  (char *)arena_address(scratch) + (size_t)part * scratch_bytes);
+        }
+#pragma omp parallel for simd schedule(static)
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t part = 1; part < shares->parts; part++)
+                ((float *)gradients)[i] += ((float *)(gradients + (size_t)part * stride))[i];
+    }
+    arena_free(cpu->base.scratch, scratch);
+}
+
 /* Adds a gradient in oneDNN's layout to one in PyTorch's. */
-static struct primitive *add_primitive(struct cpu_backend *cpu, struct primitive_key key,
-                                       const struct primitive *product, const struct tensor *dweight)
+static struct primitive *add_primitive(struct cpu_backend *cpu, const struct primitive *product,
+                                       const struct tensor *dweight)
 {
     const int64_t *dim = dweight->dim;
+    struct primitive_key key = product->key;
     key.kind = CONVOLUTION_ADD_GRADIENT;
     struct primitive *kept = primitive_find(cpu, &key);
     if (kept) return kept;
@@ -153,24 +231,20 @@ void convolution_backward_weight_cpu(struct backend *backend, const struct convo
                                      struct tensor *dbias)
 {
     struct cpu_backend *cpu = cpu_backend(backend);
-    struct primitive_key key =
-        convolution_key(CONVOLUTION_BACKWARD_WEIGHT, geometry, x, dweight->dim, false, false);
-    struct primitive *product = primitive_find(cpu, &key);
-    if (!product) {
-        struct shapes shapes = shapes_of(geometry, x, dweight->dim, x->dtype, dy);
-        dnnl_memory_desc_t any = layout(DTYPE_F32, 4, dweight->dim, NULL);
-        product = primitive_keep(cpu, &key, weight_descriptor(cpu, &shapes, &any), 1);
-    }
-    struct primitive *add = add_primitive(cpu, key, product, dweight);
-    struct arena_block *gradient =
-        arena_allocate(backend->scratch, dnnl_memory_desc_get_size(&product->weights));
-    primitive_execute(cpu, product, 3,
-                      (struct operand[]){{DNNL_ARG_SRC, x->data},
-                                         {DNNL_ARG_DIFF_DST, dy->data},
-                                         {DNNL_ARG_DIFF_WEIGHTS, arena_address(gradient)}});
-    primitive_execute(
-        cpu, add, 2,
-        (struct operand[]){{DNNL_ARG_FROM, arena_address(gradient)}, {DNNL_ARG_TO, dweight->data}});
-    arena_free(backend->scratch, gradient);
+    struct shares shares = shares_of(cpu, geometry, x, dy, dweight);
+    struct primitive *add = add_primitive(cpu, shares.product, dweight);
+    size_t stride = (shares.bytes + ARENA_ALIGNMENT - 1) / ARENA_ALIGNMENT * ARENA_ALIGNMENT;
+    struct arena_block *block = arena_allocate(backend->scratch, (size_t)shares.parts * stride);
+    char *gradients = arena_address(block);
+    if (shares.parts == 1)
+        primitive_execute(cpu, shares.product, 3,
+                          (struct operand[]){{DNNL_ARG_SRC, x->data},
+                                             {DNNL_ARG_DIFF_DST, dy->data},
+                                             {DNNL_ARG_DIFF_WEIGHTS, gradients}});
+    else
+        gradients_of_parts(cpu, &shares, x, dy, gradients, stride);
+    primitive_execute(cpu, add, 2,
+                      (struct operand[]){{DNNL_ARG_FROM, gradients}, {DNNL_ARG_TO, dweight->data}});
+    arena_free(backend->scratch, block);
     if (dbias) column_sums(cpu, dy, dbias);
 }

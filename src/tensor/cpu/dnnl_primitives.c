@@ -182,11 +182,12 @@ dnnl_primitive_desc_t primitive_descriptor(const struct cpu_backend *cpu, const_
 
 /* oneDNN takes the number of threads of a primitive from OpenMP's setting when the descriptor is made. */
 dnnl_primitive_desc_t one_thread_descriptor(const struct cpu_backend *cpu, const_dnnl_op_desc_t operation,
-                                            dnnl_primitive_attr_t attributes)
+                                            dnnl_primitive_attr_t attributes,
+                                            const_dnnl_primitive_desc_t hint)
 {
     int threads = omp_get_max_threads();
     omp_set_num_threads(1);
-    dnnl_primitive_desc_t descriptor = primitive_descriptor(cpu, operation, attributes, NULL);
+    dnnl_primitive_desc_t descriptor = primitive_descriptor(cpu, operation, attributes, hint);
     omp_set_num_threads(threads);
     return descriptor;
 }

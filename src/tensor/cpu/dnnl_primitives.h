@@ -96,7 +96,8 @@ void primitive_execute_one(const struct cpu_backend *cpu, const struct primitive
                            int operand_count, const struct operand *operands, void *scratch);
 
 dnnl_primitive_desc_t one_thread_descriptor(const struct cpu_backend *cpu, const_dnnl_op_desc_t operation,
-                                            dnnl_primitive_attr_t attributes);
+                                            dnnl_primitive_attr_t attributes,
+                                            const_dnnl_primitive_desc_t hint);
 
 /* Layouts: a matrix (or a stack of them, rank 3), or any that the implementation likes (strides NULL). */
 dnnl_memory_desc_t layout(enum dtype dtype, int rank, const int64_t *dim, const int64_t *strides);
