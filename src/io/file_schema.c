@@ -50,7 +50,7 @@ static const struct file_schema_entry entries[] = {
     {FILE_DATA, "*/group", TEXT, "[N]", "1", "label, used only to judge clusters"},
     {FILE_DATA, "*/subgroup", TEXT, "[N]", "1", "finer label, used only to judge clusters"},
     {FILE_DATA, "*/source", TEXT, "[N]", "1", "collection that the picture belongs to"},
-    {FILE_DATA, "*/pixels", U8, "[N, V, H, W, 3]", "1/255", "RGB pictures (data.keep_pixels)"},
+    {FILE_DATA, "*/pixels", U8, "[N, V, H, W, 3]", "1/255", "RGB pictures: in the shards of an unfinished prepare, instead of latents"},
     {FILE_DATA, "*/latents", F16 | F32, "[N, V, C, H, W]", "1", "what is diffused: pixels in -1..1, or scaled Haar bands (data.latent = pixel, haar)"},
     {FILE_DATA, "*/latent_mean", F16 | F32, "[N, V, C, H, W]", "1", "mean of the VAE's latent, not scaled (data.latent = vae)"},
     {FILE_DATA, "*/latent_std", F16 | F32, "[N, V, C, H, W]", "1", "its standard deviation, not scaled"},

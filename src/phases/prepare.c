@@ -7,6 +7,10 @@
  * 4. Rank 0 joins the shards into data.h5, in the order of the source.
  * 5. Remove the shards.
  *
+ * data.h5 is one plain file and not a virtual one over the shards: it can be moved, its content id covers
+ * every number in it, and its factors and chunks are right for training. The price is that the disk holds
+ * both until it is finished.
+ *
  * What a shard holds is a function of the deck and the source alone, so the number of ranks changes nothing
  * in data.h5. */
 #include "phases/prepare.h"
@@ -183,7 +187,7 @@ static void report(const struct preparation *preparation, const struct join_summ
     const struct text_list *image = &summary->skipped[SKIPPED_IMAGE],
                            *reason = &summary->skipped[SKIPPED_REASON];
     for (int64_t i = 0; i < image->count && i < SKIPPED_SHOWN; i++)
-        log_warning(log, "skipped %s: %s", image->item[i], reason->item[i]);
+        log_warning(log, "skipped: %s", reason->item[i]); // it names the picture
     if (image->count > SKIPPED_SHOWN)
         log_warning(log, "skipped %lld more, named in skipped/image",
                     (long long)(image->count - SKIPPED_SHOWN));
