@@ -10,13 +10,13 @@ export LSAN_OPTIONS="suppressions=$PWD/test/support/lsan.supp:print_suppressions
 export APTP_PROGRAM=$program APTP_MPIRUN="${MPIRUN:-mpirun} --bind-to none --oversubscribe"
 log=$build/test.log; : > "$log"
 run() { # run NAME COMMAND...
-    name=$1; shift
+    title=$1; shift
     if "$@" > "$build/one.log" 2>&1; then
-        passed=$((passed + 1)); echo "  ok      $name"
+        passed=$((passed + 1)); echo "  ok      $title"
     else
-        failed=$((failed + 1)); names="$names $name"; echo "  FAILED  $name"; cat "$build/one.log"
+        failed=$((failed + 1)); names="$names [$title]"; echo "  FAILED  $title"; cat "$build/one.log"
     fi
-    { echo "== $name"; cat "$build/one.log"; } >> "$log"
+    { echo "== $title"; cat "$build/one.log"; } >> "$log"
 }
 for source in $(find test -name 'test_*.c' | sort); do
     name=${source#test/}; name=${name%.c}
@@ -24,7 +24,7 @@ for source in $(find test -name 'test_*.c' | sort); do
     *_ranks)
         for ranks in 1 2 4; do
             threads=$((cores / ranks)); [ $threads -ge 1 ] || threads=1
-            OMP_NUM_THREADS=$threads run "$name on $ranks ranks" $APTP_MPIRUN -np $ranks "$build/test/$name"
+            run "$name on $ranks ranks" env OMP_NUM_THREADS=$threads $APTP_MPIRUN -np $ranks "$build/test/$name"
         done ;;
     *) run "$name" "$build/test/$name" ;;
     esac
