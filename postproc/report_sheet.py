@@ -29,11 +29,10 @@ def expert_colour(k: int) -> str:
     return EXPERT_COLOURS[k % len(EXPERT_COLOURS)]
 
 
-def tidy(axes: Axes, title: str, note: str = "") -> None:
-    """The house style of a panel: bold title at the left, a faint note behind it, no box."""
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=10)
-    if note:
-        axes.set_title(note, loc="right", fontsize=8.5, color=FAINT, pad=10)
+def tidy(axes: Axes, title: str, note: str = "", lift: float = 0) -> None:
+    """The house style of a panel: bold title, a faint note below it, no box; `lift`: points of tick labels above the panel."""
+    for text, above, style in ((title, 21, {"fontsize": 11, "fontweight": "bold", "color": INK}), (note, 8, {"fontsize": 8.5, "color": FAINT})):
+        axes.annotate(text, (0, 1), xycoords="axes fraction", xytext=(0, above + lift), textcoords="offset points", annotation_clip=False, **style)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -124,7 +123,7 @@ def draw_keep_map(axes: Axes, run: Run) -> None:
         tick.set_color(expert_colour(k))
         tick.set_fontweight("bold")
     axes.set_yticks(range(len(run.units)), [KIND_LETTERS.get(unit.kind, unit.kind) for unit in run.units])
-    tidy(axes, "What each expert keeps", "% of each unit's width")
+    tidy(axes, "What each expert keeps", "% of each unit's width; below the expert: its share of the MACs", lift=26)
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.tick_params(axis="both", which="both", length=0)
@@ -248,7 +247,7 @@ def draw_sheet(run: Run, path: Path) -> None:
     split = next(iter(run.splits.values()))
     expert_rows = -(-run.experts // COLUMNS)
     heights = [2.3] + [2.6] * expert_rows + [1.0 + 0.3 * run.experts, 2.6]  # inches: training, experts, groups, cost
-    gap, top, bottom = 0.85, 1.35, 0.6
+    gap, top, bottom = 0.9, 1.65, 0.6
     height = max(top + sum(heights) + gap * (len(heights) - 1) + bottom, top + 0.17 * len(run.units) + bottom)
     figure = plt.figure(figsize=(18, height), dpi=100, facecolor="white")
     draw_heading(figure, run, split)
@@ -257,9 +256,9 @@ def draw_sheet(run: Run, path: Path) -> None:
         """left, right: shares of the width; above, panel_height: inches from the top."""
         return figure.add_axes((left, 1 - (above + panel_height) / height, right - left, panel_height / height))
 
-    draw_keep_map(panel(0.095, 0.275, top + 0.25, height - top - 0.25 - bottom), run)
+    draw_keep_map(panel(0.095, 0.275, top + 0.35, height - top - 0.35 - bottom), run)
     left, right, above = 0.325, 0.985, top
-    thirds = [(left, left + 0.165), (left + 0.28, left + 0.445), (left + 0.515, right)]
+    thirds = [(left, left + 0.17), (left + 0.285, left + 0.435), (left + 0.515, right)]
     if len(run.history.get("step", ())) > 1:
         for (begin, end), draw in zip(thirds, (draw_losses, draw_budget, draw_use)):
             draw(panel(begin, end, above, heights[0]), run)
@@ -269,10 +268,10 @@ def draw_sheet(run: Run, path: Path) -> None:
     for k in range(run.experts):
         begin = left + step * (k % COLUMNS)
         draw_expert(panel(begin, begin + step - 0.012, above + (2.6 + gap) * (k // COLUMNS), 1.62), run, split, k, words[k])
-    above += (2.6 + gap) * expert_rows - 0.3
+    above += (2.6 + gap) * expert_rows - 0.55
     if "group" in split.label:
         draw_groups(panel(left + 0.035, right, above, heights[-2] - 0.3), run, split)
-    above += heights[-2] + gap + 0.3
+    above += heights[-2] + gap + 0.35
     draw_costs(panel(left + 0.035, left + 0.42, above, heights[-1] - 0.2), run)
     draw_similarity(panel(left + 0.48, right, above, heights[-1] - 0.2), run)
     figure.savefig(path)
