@@ -105,12 +105,14 @@ class Chain:
         return [*launcher, str(self.program), f"{phase}.cfg", *sets, *arguments]
 
     def run(self, phase, ranks=0, settings=None, file_limit=None, arguments=()):
-        """Runs a phase to its end; the result has returncode and, in stdout, all that was said."""
+        """Runs a phase to its end; the result has returncode and, in stdout, all that was said. With file_limit no file can be
+        longer than that; Open MPI is then told to share no memory by files."""
         def limit():
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-        return subprocess.run(self.command(phase, ranks, settings, arguments), cwd=self.folder, env=environment(),
-                              preexec_fn=limit if file_limit is not None else None, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT, errors="replace")
+        limited, no_files = file_limit is not None, {"PMIX_MCA_gds": "hash", "OMPI_MCA_btl": "self,tcp"}
+        return subprocess.run(self.command(phase, ranks, settings, arguments), cwd=self.folder,
+                              env={**environment(), **(no_files if limited else {})}, preexec_fn=limit if limited else None,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT, errors="replace")
 
     def start(self, phase, ranks=0, settings=None):
         """Starts a phase and returns without waiting for it."""
@@ -153,3 +155,7 @@ class Checks:
     def end(self):
         print(f"{self.passed} passed, {self.failed} failed")
         sys.exit(1 if self.failed else 0)
+
+
+if __name__ == "__main__":  # chain.py APTP FOLDER: all files of a chain, for tests that are not written in Python
+    Chain(sys.argv[1], sys.argv[2]).make(*OUTPUT)
