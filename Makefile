@@ -130,6 +130,10 @@ $(DEMO)/report.md: $(DEMO)/assignment.h5 $(DEMO)/bench.h5 $(addprefix postproc/,
 	@echo "  demo    6 of 6: report"
 	$(Q)$(TOOL)/report.py $(DEMO)
 
+bench:                   ## SD 2.1 at full size: speed, memory, the machine's roof; beside diffusers where PYTORCH has it
+	$(Q)$(MAKE) --no-print-directory venv all
+	$(Q)$(TOOL)/bench.py ./$(PROGRAM) build/bench --pytorch $(PYTORCH)
+
 reference:               ## make test/fixtures again (PYTORCH: a Python with torch, diffusers, transformers)
 	$(Q)$(PYTORCH) test/reference/make_all.py
 

@@ -150,6 +150,8 @@ static const struct file_schema_entry entries[] = {
     {FILE_BENCH, "parameters", I64, "[M]", "1", "weights of the model"},
     {FILE_BENCH, "macs", F64, "[M, R]", "MACs", "true count, one sample"},
     {FILE_BENCH, "macs_paper", F64, "[M, R]", "MACs", "the paper's way of counting"},
+    {FILE_BENCH, "tokens", I32, "", "tokens", "text tokens of each picture"},
+    {FILE_BENCH, "repeats", I32, "", "1", "forward passes or steps that were timed in each case"},
     {FILE_BENCH, "precision", TEXT, "", "1", "what is computed in: fp32 or bf16"},
     {FILE_BENCH, "threads", I32, "", "threads", "that computed"},
     {FILE_BENCH, "time", F64, "[M, R, B]", "s", "median time of a forward pass"},

@@ -22,6 +22,7 @@ static int64_t fan_in(const struct parameter *weight)
 
 static void fill_uniform(struct random_key key, double bound, int64_t count, float *values)
 {
+#pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < count; i++)
         values[i] = (float)(bound * (2 * random_uniform(key, (uint64_t)i) - 1));
 }

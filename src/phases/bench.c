@@ -510,10 +510,13 @@ static bool write_roof(const struct benching *bench, struct h5_writer *writer, s
 static bool write_all_of_it(const struct benching *bench, struct h5_writer *writer, struct fault *fault)
 {
     int64_t M = bench->M, R = bench->R, B = bench->B;
-    const int32_t threads = omp_get_max_threads(), prune_batch = (int32_t)bench->cfg->prune_batch;
+    const int32_t threads = omp_get_max_threads(), prune_batch = (int32_t)bench->cfg->prune_batch,
+                  tokens = (int32_t)bench->cfg->tokens, repeats = (int32_t)bench->cfg->repeats;
     return write_counts(bench, writer, fault) &&
            h5_write_text(writer, "precision", dtype_name(bench->dtype), fault) &&
-           h5_write_int32(writer, "threads", 0, NULL, &threads, fault) && write_roof(bench, writer, fault) &&
+           h5_write_int32(writer, "threads", 0, NULL, &threads, fault) &&
+           h5_write_int32(writer, "tokens", 0, NULL, &tokens, fault) &&
+           h5_write_int32(writer, "repeats", 0, NULL, &repeats, fault) && write_roof(bench, writer, fault) &&
            write_figures(writer, "", 3, (int64_t[]){M, R, B}, M * R * B, bench->forward, fault) &&
            (prune_batch == 0 ||
             (h5_write_int32(writer, "prune_step/batch", 0, NULL, &prune_batch, fault) &&
