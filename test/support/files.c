@@ -67,11 +67,16 @@ int folder_count(const char *folder)
     return count;
 }
 
-enum { CHILD_SAME = 40, CHILD_FAULT = 41, CHILD_WRONG = 42 };
+enum { CHILD_READ = 40, CHILD_FAULT = 41 };
 
-// Reads in a process of its own, which may crash.
-static void read_apart(const char *path, file_reader reader, const char *expected, struct damage *damage)
+/* Reads in a process of its own, which may crash; its exit code, and in `found`
+ * what it read. The parent must not have used OpenMP: a forked process has none
+ * of the threads that libgomp believes in, and would wait for them. So
+ * everything is read here, the sound file too. */
+static int read_apart(const char *path, file_reader reader, char found[SHA256_HEX_SIZE])
 {
+    int channel[2];
+    CHECK(pipe(channel) == 0, "pipe");
     fflush(NULL);
     pid_t child = fork();
     CHECK(child >= 0, "fork");
@@ -82,29 +87,36 @@ static void read_apart(const char *path, file_reader reader, const char *expecte
 #endif
         alarm(60);
         struct fault fault = {0};
-        char found[SHA256_HEX_SIZE];
         struct sha256 *hash = sha256_new();
         bool good = reader(path, hash, &fault);
         sha256_finish(hash, found);
         if (good != (fault.code == EXIT_CODE_OK)) _exit(EXIT_CODE_INTERNAL);
-        _exit(!good ? CHILD_FAULT : strcmp(found, expected) == 0 ? CHILD_SAME : CHILD_WRONG);
+        bool written = write(channel[1], found, SHA256_HEX_SIZE) == SHA256_HEX_SIZE;
+        _exit(!good ? CHILD_FAULT : written ? CHILD_READ : EXIT_CODE_INTERNAL);
     }
+    close(channel[1]);
+    bool received = read(channel[0], found, SHA256_HEX_SIZE) == SHA256_HEX_SIZE;
+    close(channel[0]);
     int status;
     waitpid(child, &status, 0);
-    int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-    damage->faults += code == CHILD_FAULT;
-    damage->same += code == CHILD_SAME;
-    damage->wrong += code == CHILD_WRONG;
-    damage->crashes += code != CHILD_FAULT && code != CHILD_SAME && code != CHILD_WRONG;
+    return received && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-// What the reader says of the sound file.
+static void read_damaged(const char *path, file_reader reader, const char *expected, struct damage *damage)
+{
+    char found[SHA256_HEX_SIZE];
+    int code = read_apart(path, reader, found);
+    bool same = code == CHILD_READ && strcmp(found, expected) == 0;
+    damage->faults += code == CHILD_FAULT;
+    damage->same += same;
+    damage->wrong += code == CHILD_READ && !same;
+    damage->crashes += code != CHILD_FAULT && code != CHILD_READ;
+}
+
+/* What the reader says of the sound file. */
 static void read_sound(const char *path, file_reader reader, char expected[SHA256_HEX_SIZE])
 {
-    struct fault fault = {0};
-    struct sha256 *hash = sha256_new();
-    CHECK(reader(path, hash, &fault), "the sound file cannot be read: %s", fault.text);
-    sha256_finish(hash, expected);
+    CHECK(read_apart(path, reader, expected) == CHILD_READ, "the sound file %s cannot be read", path);
 }
 
 struct damage damage_flips(const char *path, file_reader reader, size_t first, size_t last, int count,
@@ -125,7 +137,7 @@ struct damage damage_flips(const char *path, file_reader reader, size_t first, s
         data[bit / 8] ^= (unsigned char)(1u << bit % 8);
         file_write(copy, data, size);
         struct damage before = damage;
-        read_apart(copy, reader, expected, &damage);
+        read_damaged(copy, reader, expected, &damage);
         if (damage.crashes > before.crashes) {
             fprintf(stderr, "%s: bit %zu of byte %zu: a crash\n", path, bit % 8, bit / 8);
         } else if (before.wrong == 0 && damage.wrong > 0) {
@@ -151,7 +163,7 @@ struct damage damage_cuts(const char *path, file_reader reader, int count, uint6
     struct random_key key = {.seed = seed, .stream = RANDOM_TEST};
     for (int i = 0; i < count; i++) {
         file_write(copy, data, (size_t)random_below(key, (uint64_t)i, size));
-        read_apart(copy, reader, expected, &damage);
+        read_damaged(copy, reader, expected, &damage);
     }
     remove(copy);
     free(copy);
