@@ -17,6 +17,7 @@
 #include "phases/prune.h"
 #include "phases/verify.h"
 #include "tensor/cpu/libraries.h"
+#include "tensor/roof.h"
 
 #include <getopt.h>
 #include <math.h>
@@ -140,7 +141,8 @@ static void print_version(void)
 
 // ---- the deck
 
-/* Reads and checks the deck with its --set values; *text is the full effective deck. Rank 0 alone. */
+/* Reads and checks the deck with its --set values; *text is the full effective deck, in which precision is
+ * settled. Rank 0 alone. */
 static bool read_deck(const struct arguments *arguments, char **text, struct fault *fault)
 {
     struct deck deck = {0};
@@ -150,6 +152,8 @@ static bool read_deck(const struct arguments *arguments, char **text, struct fau
     for (int i = 0; ok && i < arguments->sets; i++) ok = deck_set(&deck, arguments->set[i], fault);
     ok = ok && keys_phase(&deck, &phase, fault) && keys_fill(&deck, phase, &cfg, fault);
     if (ok) {
+        if (cfg.run.precision == PRECISION_AUTO)
+            ok = deck_set(&deck, roof_prefers_bf16() ? "run.precision=bf16" : "run.precision=fp32", fault);
         *text = keys_effective_deck(&deck, phase);
         keys_free(phase, &cfg);
     }

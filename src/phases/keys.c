@@ -59,7 +59,7 @@ static const struct key keys[] = {
     {"run.backend", KEY_ENUM, "\"cpu\"", "cpu", NULL,
      "what computes", {EVERY(run.backend)}},
     {"run.precision", KEY_ENUM, "\"auto\"", "fp32, bf16, auto", NULL,
-     "of the models' arithmetic; auto: bf16 where the hardware has it, else fp32", {EVERY(run.precision)}},
+     "of the models' arithmetic; auto: bf16 where it is the faster (measured at the start, echoed in the files), else fp32", {EVERY(run.precision)}},
     {"comm.deterministic", KEY_BOOL, "false", NULL, NULL,
      "sum gradients over ranks in a fixed order", {PRETRAIN(deterministic)}},
 

@@ -54,7 +54,7 @@ struct run_cfg {
     bool log_all_ranks;
     double wall_clock_limit; /* seconds, 0: none */
     enum run_backend backend;
-    enum precision precision;
+    enum precision precision; /* auto is settled by main, so that all ranks and a restart have the same */
 };
 
 struct prepare_cfg {

@@ -1,5 +1,7 @@
 #include "phases/phase.h"
 
+#include "base/check.h"
+
 bool run_open_backend(const struct run *run, const struct run_cfg *cfg, struct backend **backend,
                       enum dtype *dtype, struct fault *fault)
 {
@@ -11,7 +13,8 @@ bool run_open_backend(const struct run *run, const struct run_cfg *cfg, struct b
                            "run.precision is \"bf16\", which this machine's CPU does not compute natively "
                            "(AVX-512 BF16 is needed); allowed here: fp32, auto");
     }
-    *dtype = has_bf16 && cfg->precision != PRECISION_FP32 ? DTYPE_BF16 : DTYPE_F32;
+    CHECK(cfg->precision != PRECISION_AUTO, "precision auto was not settled by main");
+    *dtype = cfg->precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
     *backend = opened;
     return true;
 }

@@ -30,9 +30,8 @@ struct run {
  * EXIT_CODE_STOPPED that says where. */
 
 /* The backend and the precision of computation that cfg->backend and cfg->precision ask for; under --check
- * the plan backend, which computes nothing. `auto` is bf16 where the hardware has it, else fp32; bf16 on
- * hardware without it is an EXIT_CODE_DECK fault. Close with backend_close. Local, the same on all ranks of
- * like machines. */
+ * the plan backend, which computes nothing. bf16 on hardware without it is an EXIT_CODE_DECK fault. Close
+ * with backend_close. Local. */
 bool run_open_backend(const struct run *run, const struct run_cfg *cfg, struct backend **backend,
                       enum dtype *dtype, struct fault *fault);
 

@@ -14,6 +14,8 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import h5py  # noqa: E402
+import numpy  # noqa: E402
 from chain import OUTPUT, TIMEOUT, Chain, Checks, differences  # noqa: E402
 
 KILLS = 4  # of each phase
@@ -148,12 +150,24 @@ def other_owners(checks, chain):
     chain.run("pretrain")
     expect_refused(checks, chain, "pretrain", {"pretrain.learning_rate": 2e-3}, 2, "pretrain.learning_rate = 0.001")
     expect_refused(checks, chain, "pretrain", {"run.seed": 8}, 2, "run.seed = 7")
+    expect_refused(checks, chain, "pretrain", {"run.precision": "bf16"}, 2, "run.precision")
     unet = chain.path("unet.json").read_text()
     chain.path("unet.json").write_text(unet.replace('"attention_head_dim": [2, 4]', '"attention_head_dim": [4, 4]'))
     expect_refused(checks, chain, "pretrain", {}, 3, "belongs to another network")
     chain.path("unet.json").write_text(unet)
     chain.path("data.h5").write_bytes(other_data)
     expect_refused(checks, chain, "pretrain", {}, 3, "belongs to other data")
+
+
+def settled_precision(checks, chain):
+    """Precision auto is measured once: the file's deck, with which a restart compares, names what was computed in."""
+    chain.remove("pretrain.checkpoint.h5", "teacher.h5")
+    chain.make("pretrain", settings={"run.precision": "auto", "pretrain.steps": 1})
+    with h5py.File(chain.path("teacher.h5")) as file:
+        deck, backend = (str(numpy.asarray(file.attrs[name]).astype(str)) for name in ("deck", "backend"))
+    precision = backend.split()[-1]
+    checks.that(precision in ("fp32", "bf16") and f'precision = "{precision}"' in deck and '"auto"' not in deck,
+                f"computed with {backend}, but the deck says\n{deck}")
 
 
 def main():
@@ -172,6 +186,7 @@ def main():
             chain.remove(f"{phase}.checkpoint.h5")
         chain.remove("router.h5")
         other_owners(checks, chain)
+        settled_precision(checks, chain)
     checks.end()
 
 

@@ -3,6 +3,7 @@
 
 #include "tensor/cpu/dnnl_primitives.h"
 
+#include <omp.h>
 #include <string.h>
 #include <time.h>
 
@@ -48,24 +49,44 @@ static double fastest(struct cpu_backend *cpu, dnnl_primitive_desc_t descriptor,
     return best;
 }
 
+/* GFLOP/s of a product [m, k] x [k, n]. */
+static double matmul_rate(struct cpu_backend *cpu, enum dtype dtype, int64_t m, int64_t k, int64_t n,
+                          double seconds)
+{
+    dnnl_memory_desc_t a = layout(dtype, 2, (int64_t[]){m, k}, NULL);
+    dnnl_memory_desc_t b = layout(dtype, 2, (int64_t[]){k, n}, NULL);
+    dnnl_memory_desc_t c = layout(dtype, 2, (int64_t[]){m, n}, NULL);
+    dnnl_matmul_desc_t operation;
+    DNNL_CHECK(dnnl_matmul_desc_init(&operation, &a, &b, NULL, &c));
+    return 2e-9 * (double)(m * k * n) /
+           fastest(cpu, primitive_descriptor(cpu, &operation, NULL, NULL), seconds);
+}
+
 double roof_matmul(struct backend *backend, enum dtype dtype, double seconds)
 {
     static const int64_t sizes[][3] = {
         {1024, 1280, 1280}, {2048, 2048, 2048}, {4096, 1280, 640}, {1024, 2560, 640}};
-    struct cpu_backend *cpu = cpu_backend(backend);
     double best = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        int64_t m = sizes[i][0], k = sizes[i][1], n = sizes[i][2];
-        dnnl_memory_desc_t a = layout(dtype, 2, (int64_t[]){m, k}, NULL);
-        dnnl_memory_desc_t b = layout(dtype, 2, (int64_t[]){k, n}, NULL);
-        dnnl_memory_desc_t c = layout(dtype, 2, (int64_t[]){m, n}, NULL);
-        dnnl_matmul_desc_t operation;
-        DNNL_CHECK(dnnl_matmul_desc_init(&operation, &a, &b, NULL, &c));
-        double time = fastest(cpu, primitive_descriptor(cpu, &operation, NULL, NULL), seconds);
-        double rate = 2e-9 * (double)(m * k * n) / time;
+        double rate =
+            matmul_rate(cpu_backend(backend), dtype, sizes[i][0], sizes[i][1], sizes[i][2], seconds);
         if (rate > best) best = rate;
     }
     return best;
+}
+
+bool roof_prefers_bf16(void)
+{
+    const double clearly = 1.2, seconds = 0.01;
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(1); // other ranks of this machine may be busy
+    struct backend *backend = backend_open(BACKEND_CPU);
+    bool prefers = backend->ops->supports(backend, DTYPE_BF16) &&
+                   matmul_rate(cpu_backend(backend), DTYPE_BF16, 512, 512, 512, seconds) >
+                       clearly * matmul_rate(cpu_backend(backend), DTYPE_F32, 512, 512, 512, seconds);
+    backend_close(backend);
+    omp_set_num_threads(threads);
+    return prefers;
 }
 
 double roof_convolution(struct backend *backend, enum dtype dtype, double seconds)
