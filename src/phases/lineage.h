@@ -22,8 +22,8 @@ void lineage_clear(struct lineage *lineage);
 bool lineage_write(const struct lineage *lineage, enum file_kind kind, struct h5_writer *writer,
                    struct fault *fault);
 
-/* Refuses two files that do not belong together, naming what differs: latents, text encoder, and the sentence
- * encoder where both have one. */
+/* Refuses two files that do not belong together (EXIT_CODE_INPUT), naming what differs: kind of latents,
+ * their factors by more than 1 %, text encoder, and the sentence encoder where both have one. */
 bool lineage_check(const struct lineage *a, const char *a_name, const struct lineage *b, const char *b_name,
                    struct fault *fault);
 
