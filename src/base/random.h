@@ -24,7 +24,8 @@ enum random_stream {
     RANDOM_SPLIT = 11,           /* train/validation split; sample = hash of the caption's tokens */
     RANDOM_TEST = 12,            /* tests */
     RANDOM_BENCH = 13,           /* inputs of `bench` */
-    RANDOM_ROUTER = 14, /* initial predictor and codes; sample = block of the predictor, then the codes */
+    RANDOM_ROUTER = 14,    /* initial predictor and codes; sample = block of the predictor, then the codes */
+    RANDOM_BOOTSTRAP = 15, /* resampled rows; step = replicate, sample = set */
 };
 
 /* The address of a sequence of numbers. */

@@ -36,6 +36,7 @@ only archive.h src/io/
 only csv.h src/io/
 only dnnl.h src/tensor/cpu/
 only cblas.h src/tensor/cpu/ src/router/ src/metrics/
+only lapacke.h src/router/ src/metrics/
 only cuda_runtime.h cuda/
 
 bad=$(grep -rnE '#if.*(CUDA|GPU)' src | grep -v '^src/tensor/')
