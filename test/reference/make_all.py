@@ -7,6 +7,7 @@ import shutil
 
 import fixture
 import macs
+import metrics
 import prune_step
 import router
 import samplers
@@ -21,7 +22,7 @@ def main():
     if not (fixture.FOLDER / "sd21").exists():
         here = fixture.Path(__file__).resolve().parent.parent / "fixtures" / "sd21"
         shutil.copytree(here, fixture.FOLDER / "sd21")
-    for module in (router, samplers, macs, unet, prune_step, text):
+    for module in (router, metrics, samplers, macs, unet, prune_step, text):
         print(module.__name__)
         module.main()
     size = sum(path.stat().st_size for path in fixture.FOLDER.rglob("*") if path.is_file())
