@@ -31,6 +31,8 @@ static const struct known_model known_models[] = {
     {"bert", verify_bert, true},
     {"sentence_encoder", verify_sentence_encoder, true},
     {"pndm", verify_pndm, false},
+    {"frechet", verify_frechet, false},
+    {"cmmd", verify_cmmd, false},
     {.name = "vae"},
     {.name = "clip_text"},
     {.name = "clip_vision"},
@@ -38,8 +40,6 @@ static const struct known_model known_models[] = {
     {.name = "mpnet"},
     {.name = "inception"},
     {.name = "resize"},
-    {.name = "frechet"},
-    {.name = "cmmd"},
     {.name = "ddim"},
     {.name = "dpmpp"},
 };

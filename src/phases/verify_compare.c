@@ -12,6 +12,7 @@ static double tolerance_of(const struct verification *verification, enum quantit
 {
     if (verification->tolerance > 0) return verification->tolerance;
     if (quantity == QUANTITY_ROUTER_OUTPUT || quantity == QUANTITY_ROUTER_GRADIENT) return 1e-9;
+    if (quantity == QUANTITY_METRIC) return 1e-6;
     if (verification->dtype == DTYPE_BF16) return 3e-2;
     return quantity == QUANTITY_GRADIENT ? 1e-3 : 1e-4;
 }
@@ -116,8 +117,9 @@ static void report(struct verification *verification, const char *label, double 
     verification->failed += !pass;
 }
 
-static bool compare(struct verification *verification, enum quantity quantity, bool exact, const char *name,
-                    const char *label, int rank, const int64_t *shape, const double *values,
+/* Errors are measured against the largest value, or against `least_scale` where that is more. */
+static bool compare(struct verification *verification, enum quantity quantity, bool exact, double least_scale,
+                    const char *name, const char *label, int rank, const int64_t *shape, const double *values,
                     struct fault *fault)
 {
     struct h5_info info;
@@ -128,7 +130,7 @@ static bool compare(struct verification *verification, enum quantity quantity, b
     if (is_gradient(quantity) && !know_largest_gradient(verification, fault)) return false;
     bool ok = load_any(verification, name, &expected, &info, fault);
     if (ok) {
-        double largest = largest_of(info.elements, expected);
+        double largest = fmax(largest_of(info.elements, expected), least_scale);
         double scale = is_gradient(quantity) ? verification->largest_gradient : largest;
         double limit = exact ? 0 : tolerance_of(verification, quantity) * scale;
         report(verification, label, largest_error(info.elements, values, expected), largest, limit);
@@ -151,7 +153,7 @@ static bool compare_floats(struct verification *verification, enum quantity quan
     int64_t elements = elements_of(rank, shape);
     double *wide = check_malloc((size_t)elements * sizeof *wide);
     for (int64_t i = 0; i < elements; i++) wide[i] = values[i];
-    bool ok = compare(verification, quantity, exact, name, label, rank, shape, wide, fault);
+    bool ok = compare(verification, quantity, exact, 0, name, label, rank, shape, wide, fault);
     free(wide);
     return ok;
 }
@@ -177,7 +179,13 @@ bool verify_again(struct verification *verification, enum quantity quantity, con
 bool verify_doubles(struct verification *verification, enum quantity quantity, const char *name, int rank,
                     const int64_t *shape, const double *values, struct fault *fault)
 {
-    return compare(verification, quantity, false, name, name, rank, shape, values, fault);
+    return compare(verification, quantity, false, 0, name, name, rank, shape, values, fault);
+}
+
+bool verify_metric(struct verification *verification, const char *name, double value, double least_scale,
+                   struct fault *fault)
+{
+    return compare(verification, QUANTITY_METRIC, false, least_scale, name, name, 0, NULL, &value, fault);
 }
 
 bool verify_integers(struct verification *verification, const char *name, int rank, const int64_t *shape,

@@ -20,6 +20,7 @@ enum quantity {
     QUANTITY_GRADIENT,
     QUANTITY_ROUTER_OUTPUT, /* of host code in fp64 */
     QUANTITY_ROUTER_GRADIENT,
+    QUANTITY_METRIC, /* of host code in fp64, a difference of larger terms (verify_metric) */
 };
 
 struct verification {
@@ -43,6 +44,10 @@ bool verify_floats(struct verification *verification, enum quantity quantity, co
                    const int64_t *shape, const float *values, struct fault *fault);
 bool verify_doubles(struct verification *verification, enum quantity quantity, const char *name, int rank,
                     const int64_t *shape, const double *values, struct fault *fault);
+/* One QUANTITY_METRIC. Where the reference is below `least_scale`, the error is measured against that
+ * instead: a distance of a set from itself is rounding, on both sides. */
+bool verify_metric(struct verification *verification, const char *name, double value, double least_scale,
+                   struct fault *fault);
 /* The same for integers, which must be equal. */
 bool verify_integers(struct verification *verification, const char *name, int rank, const int64_t *shape,
                      const int64_t *values, struct fault *fault);

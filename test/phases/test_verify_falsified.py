@@ -80,6 +80,9 @@ class Falsified(unittest.TestCase):
             ("bert_small", "outputs/embedding", 2e-4),
             ("sentence_encoder_small", "outputs/embedding", 2e-4),
             ("pndm", "outputs/samples", 2e-4),
+            ("frechet", "outputs/distance", 2e-6),
+            ("frechet_few", "outputs/distance", 2e-6),
+            ("cmmd", "outputs/distance", 2e-6),
         ]
         for name, dataset, amount in cases:
             with self.subTest(name=name, dataset=dataset):
@@ -98,6 +101,14 @@ class Falsified(unittest.TestCase):
                 self.assertEqual(failed[:1], [dataset])
                 self.assertIn("quantities are over their limits", text)
 
+    def test_distances_near_zero(self):
+        """Their limit is absolute: 1e-7 of the terms that cancel in Frechet's, which here are 2.8, and 1e-6 in CMMD."""
+        for name, good, bad in (("frechet_same", 2e-7, 4e-7), ("cmmd_same", 5e-7, 2e-6)):
+            for value, code in ((good, 0), (bad, 1), (-bad, 1)):
+                with self.subTest(name=name, value=value):
+                    found, text = self.verify(name, lambda file: file["outputs/distance"].__setitem__((), value))
+                    self.assertEqual(found, code, text)
+
     def test_one_integer_fails(self):
         for name, dataset in (("transport_b7_k3", "outputs/expert"), ("wordpiece_small", "outputs/input_ids"),
                               ("wordpiece_small", "outputs/length"), ("prune_step_main", "outputs/expert"),
@@ -113,7 +124,8 @@ class Falsified(unittest.TestCase):
         """Every input takes part: without this a reference could be compared with something else."""
         for name, dataset in (("unet_odd", "inputs/text_states"), ("unet_odd", "inputs/latents"),
                               ("prune_step_main", "inputs/gumbel_code"), ("prune_step_main", "inputs/eps"),
-                              ("prune_step_warmup", "inputs/predictor_bias")):
+                              ("prune_step_warmup", "inputs/predictor_bias"), ("frechet", "inputs/a"),
+                              ("frechet", "inputs/b"), ("cmmd", "inputs/a"), ("cmmd", "inputs/b")):
             with self.subTest(name=name, dataset=dataset):
                 self.expect(1, "over their limits", name, lambda file: shift(file[dataset], 0.3, 0))
 
@@ -186,6 +198,14 @@ class Falsified(unittest.TestCase):
             ("pndm", attribute("steps", 1000), "steps"),
             ("pndm", attribute("steps", 24), "inputs/model_output"),
             ("pndm", attribute("prediction_type", "sample"), "sample"),
+            ("frechet", replace("inputs/a", np.ones((1, 7))), "inputs/a: 1 rows of features, at least 2"),
+            ("frechet", replace("inputs/a", np.full((3, 7), np.nan)), "inputs/a: element 0 is not finite"),
+            ("frechet", replace("inputs/b", np.full((3, 7), 1e200)), "inputs/b: row 0, feature 0 is 1e+200"),
+            ("frechet", replace("inputs/b", np.ones((3, 8))), "inputs/b"),
+            ("frechet", replace("inputs/a", np.ones((2, 8193))), "2 rows of 8193 features"),
+            ("cmmd", replace("inputs/b", np.zeros((3, 12))), "inputs/b: row 0 is all zeros"),
+            ("cmmd", replace("inputs/a", np.ones((131073, 1))), "131073 rows of 1 features"),
+            ("cmmd", remove("outputs/distance"), "outputs/distance"),
         ]
         for name, change, message in cases:
             with self.subTest(name=name, message=message):
