@@ -48,12 +48,12 @@ static void percentiles_are_numpys(void **state)
     for (int i = 0; i < 101; i++) values[i] = i * 37 % 101;
     struct interval interval = bootstrap_interval(7, 101, values);
     assert_true(interval.value == 7);
-    assert_float_equal(interval.mean, 50, 1e-13);
-    assert_float_equal(interval.low, 2.5, 1e-13);
-    assert_float_equal(interval.high, 97.5, 1e-13);
+    assert_within(interval.mean, 50, 1e-13);
+    assert_within(interval.low, 2.5, 1e-13);
+    assert_within(interval.high, 97.5, 1e-13);
     interval = bootstrap_interval(2, 3, three);
-    assert_float_equal(interval.low, 1.05, 1e-15);
-    assert_float_equal(interval.high, 2.95, 1e-15);
+    assert_within(interval.low, 1.05, 1e-15);
+    assert_within(interval.high, 2.95, 1e-15);
     interval = bootstrap_interval(2, 1, one);
     assert_true(interval.low == 4 && interval.high == 4);
 }
@@ -97,11 +97,11 @@ static void interval_of_a_mean_is_the_normal_one(void **state)
     for (int i = 0; i < N; i++) square += (x[i] - mean) * (x[i] - mean) / N;
     double error = sqrt(square / N);
     struct interval interval = bootstrap_mean((struct bootstrap){1, REPLICATES}, N, x, NULL);
-    assert_float_equal(interval.value, mean, 1e-13);
-    assert_float_equal(interval.mean, mean, 5 * error / sqrt(REPLICATES));
+    assert_within(interval.value, mean, 1e-13);
+    assert_within(interval.mean, mean, 5 * error / sqrt(REPLICATES));
     // a 2.5th percentile of 2000 is good to sqrt(0.025 x 0.975 / 2000) / (density 0.058) = 0.06 errors
-    assert_float_equal(interval.low, mean - 1.96 * error, 0.25 * error);
-    assert_float_equal(interval.high, mean + 1.96 * error, 0.25 * error);
+    assert_within(interval.low, mean - 1.96 * error, 0.25 * error);
+    assert_within(interval.high, mean + 1.96 * error, 0.25 * error);
     free(x);
 }
 
@@ -114,10 +114,10 @@ static void weights_weigh(void **state)
     struct interval weighted = bootstrap_mean(bootstrap, 4, x, weight),
                     plain = bootstrap_mean(bootstrap, 4, x, NULL);
     struct interval evenly = bootstrap_mean(bootstrap, 4, x, even);
-    assert_float_equal(weighted.value, (1 + 4 + 9 + 40) / 10., 1e-15);
-    assert_float_equal(plain.value, 4, 1e-15);
-    assert_float_equal(evenly.low, plain.low, 1e-14);
-    assert_float_equal(evenly.high, plain.high, 1e-14);
+    assert_within(weighted.value, (1 + 4 + 9 + 40) / 10., 1e-15);
+    assert_within(plain.value, 4, 1e-15);
+    assert_within(evenly.low, plain.low, 1e-14);
+    assert_within(evenly.high, plain.high, 1e-14);
     assert_true(weighted.mean > plain.mean + 1);
     double expected = 0; // of the replicates, which weigh each drawn row by its weight
     for (int r = 0; r < 500; r++) {
@@ -128,7 +128,7 @@ static void weights_weigh(void **state)
         for (int i = 0; i < 4; i++) weights += weight[rows[i]];
         expected += sum / weights / 500;
     }
-    assert_float_equal(weighted.mean, expected, 1e-13);
+    assert_within(weighted.mean, expected, 1e-13);
 }
 
 static void threads_do_not_change_a_bit(void **state)

@@ -108,6 +108,13 @@ void assert_near(int64_t count, const double *found, const double *expected, dou
                  found[at], expected[at], limit);
 }
 
+void assert_within(double found, double expected, double limit)
+{
+    if (!(fabs(found - expected) <= limit)) // catches NaN
+        fail_msg("%.17g, expected %.17g, off by %g, limit %g", found, expected, fabs(found - expected),
+                 limit);
+}
+
 double finite_difference_error(double (*f)(const double *x, const void *context), const void *context,
                                int64_t count, const double *x, const double *gradient, double h)
 {

@@ -39,6 +39,10 @@ double largest(int64_t count, const double *a); /* max |a| */
  * (tolerance itself if all expected are 0), or when a value is not finite. */
 void assert_near(int64_t count, const double *found, const double *expected, double tolerance);
 
+/* Fails the test unless |found - expected| <= limit. cmocka's assert_float_equal rounds all three to float
+ * first, so that a limit of 1e-12 means nothing there. */
+void assert_within(double found, double expected, double limit);
+
 /* max over x of |gradient - central difference of f|. f must be smooth within `h`. */
 double finite_difference_error(double (*f)(const double *x, const void *context), const void *context,
                                int64_t count, const double *x, const double *gradient, double h);
