@@ -70,3 +70,13 @@ bool verify_pndm(struct verification *verification, struct fault *fault)
 {
     return verify_sampler(verification, SAMPLER_PNDM, fault);
 }
+
+bool verify_ddim(struct verification *verification, struct fault *fault)
+{
+    return verify_sampler(verification, SAMPLER_DDIM, fault);
+}
+
+bool verify_dpmpp(struct verification *verification, struct fault *fault)
+{
+    return verify_sampler(verification, SAMPLER_DPMPP, fault);
+}
