@@ -31,6 +31,8 @@ static const struct known_model known_models[] = {
     {"bert", verify_bert, true},
     {"sentence_encoder", verify_sentence_encoder, true},
     {"pndm", verify_pndm, false},
+    {"ddim", verify_ddim, false},
+    {"dpmpp", verify_dpmpp, false},
     {.name = "vae"},
     {.name = "clip_text"},
     {.name = "clip_vision"},
@@ -40,8 +42,6 @@ static const struct known_model known_models[] = {
     {.name = "resize"},
     {.name = "frechet"},
     {.name = "cmmd"},
-    {.name = "ddim"},
-    {.name = "dpmpp"},
 };
 
 static const struct known_model *find_model(struct h5_reader *reference, struct fault *fault)

@@ -28,5 +28,7 @@ bool verify_sentence_encoder(struct verification *verification, struct fault *fa
 
 // verify_sampler.c
 bool verify_pndm(struct verification *verification, struct fault *fault);
+bool verify_ddim(struct verification *verification, struct fault *fault);
+bool verify_dpmpp(struct verification *verification, struct fault *fault);
 
 #endif

@@ -80,6 +80,8 @@ class Falsified(unittest.TestCase):
             ("bert_small", "outputs/embedding", 2e-4),
             ("sentence_encoder_small", "outputs/embedding", 2e-4),
             ("pndm", "outputs/samples", 2e-4),
+            ("ddim", "outputs/samples", 2e-4),
+            ("dpmpp_epsilon", "outputs/samples", 2e-4),
         ]
         for name, dataset, amount in cases:
             with self.subTest(name=name, dataset=dataset):
@@ -101,7 +103,8 @@ class Falsified(unittest.TestCase):
     def test_one_integer_fails(self):
         for name, dataset in (("transport_b7_k3", "outputs/expert"), ("wordpiece_small", "outputs/input_ids"),
                               ("wordpiece_small", "outputs/length"), ("prune_step_main", "outputs/expert"),
-                              ("pndm", "outputs/timesteps")):
+                              ("pndm", "outputs/timesteps"), ("ddim", "outputs/timesteps"),
+                              ("dpmpp", "outputs/timesteps")):
             with self.subTest(name=name, dataset=dataset):
                 def change(file):
                     values = file[dataset][()]
@@ -113,7 +116,9 @@ class Falsified(unittest.TestCase):
         """Every input takes part: without this a reference could be compared with something else."""
         for name, dataset in (("unet_odd", "inputs/text_states"), ("unet_odd", "inputs/latents"),
                               ("prune_step_main", "inputs/gumbel_code"), ("prune_step_main", "inputs/eps"),
-                              ("prune_step_warmup", "inputs/predictor_bias")):
+                              ("prune_step_warmup", "inputs/predictor_bias"), ("pndm", "inputs/sample"),
+                              ("ddim", "inputs/model_output"), ("dpmpp", "inputs/sample"),
+                              ("dpmpp", "inputs/model_output")):
             with self.subTest(name=name, dataset=dataset):
                 self.expect(1, "over their limits", name, lambda file: shift(file[dataset], 0.3, 0))
 
@@ -186,6 +191,10 @@ class Falsified(unittest.TestCase):
             ("pndm", attribute("steps", 1000), "steps"),
             ("pndm", attribute("steps", 24), "inputs/model_output"),
             ("pndm", attribute("prediction_type", "sample"), "sample"),
+            ("ddim", attribute("model", "pndm"), "inputs/model_output"),  # one call more
+            ("ddim", attribute("steps", 1000), "steps"),
+            ("dpmpp", attribute("steps", 999), "steps"),
+            ("dpmpp", remove("inputs/sample"), "inputs/sample"),
         ]
         for name, change, message in cases:
             with self.subTest(name=name, message=message):
