@@ -29,9 +29,9 @@ SUPPORT  := $(patsubst test/%.c,$(BUILD)/test/%.o,$(sort $(wildcard test/support
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all help info deps venv check test tests lint demo reference readme clean FORCE
+.PHONY: all help info deps venv check test tests lint demo bench reference readme clean FORCE
 
-all: $(PROGRAM)
+all: $(PROGRAM)          ## the program alone (what `make` does)
 
 $(PROGRAM): $(BUILD)/main.o $(BUILD)/libaptp.a
 	@echo "  link    $@"

@@ -282,7 +282,8 @@ static void run_deck(struct comm *comm, const char *text, bool check_only, struc
     strftime(time_text, sizeof time_text, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
     struct run run = {comm, &log, timers, &stop, text, hosts, time_text, check_only};
 
-    stop_init(&stop, cfg.run.wall_clock_limit, rank == 0 ? cfg.run.folder : NULL);
+    if (!phase_stops(phase)) stop_release_signals();
+    stop_init(&stop, cfg.run.wall_clock_limit, rank == 0 && phase_stops(phase) ? cfg.run.folder : NULL);
     print_banner(&run, phase, set_threads(comm, &cfg.run));
     const char *folder = phase_writes(phase) && !check_only ? cfg.run.folder : NULL;
     if (rank == 0 && folder) folder_create(folder, fault);
@@ -310,6 +311,7 @@ static int print_fault(const struct fault *fault)
 
 int main(int argc, char **argv)
 {
+    stop_catch_signals();
     struct fault fault = {0};
     struct arguments arguments = {0};
     bool understood = parse_arguments(&arguments, argc, argv, &fault);

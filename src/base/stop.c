@@ -11,12 +11,31 @@
 #include <string.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t signalled; // set by a handler, which has nothing but static storage
+static volatile sig_atomic_t signalled; // the signal; set by a handler, which has nothing but static storage
 
 static void handle(int number)
 {
-    (void)number;
-    signalled = 1;
+    signalled = number;
+}
+
+static void set_handlers(void (*handler)(int))
+{
+    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    CHECK(sigaction(SIGUSR1, &action, NULL) == 0 && sigaction(SIGTERM, &action, NULL) == 0,
+          "cannot set signal handlers: %s", strerror(errno));
+}
+
+void stop_catch_signals(void)
+{
+    signalled = 0;
+    set_handlers(handle);
+}
+
+void stop_release_signals(void)
+{
+    set_handlers(SIG_DFL);
+    if (signalled) raise(signalled);
 }
 
 void stop_init(struct stop *stop, double limit, const char *folder)
@@ -24,11 +43,6 @@ void stop_init(struct stop *stop, double limit, const char *folder)
     double now = timer_now();
     *stop = (struct stop){.deadline = limit > 0 ? now + limit : INFINITY, .next_poll = now};
     if (folder) stop->file = check_format("%s/stop", folder);
-    signalled = 0;
-    struct sigaction action = {.sa_handler = handle, .sa_flags = SA_RESTART};
-    sigemptyset(&action.sa_mask);
-    CHECK(sigaction(SIGUSR1, &action, NULL) == 0 && sigaction(SIGTERM, &action, NULL) == 0,
-          "cannot install signal handlers: %s", strerror(errno));
 }
 
 void stop_clear(struct stop *stop)

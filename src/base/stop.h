@@ -18,8 +18,14 @@ struct stop {
     const char *reason; /* "signal", "wall-clock limit", "file stop", or NULL */
 };
 
-/* Installs the signal handlers (the only state outside of `stop`: a handler has no other way). `limit` is in
- * seconds from now, 0 = none. `folder` may be NULL. Free with stop_clear. */
+/* From now on SIGUSR1 and SIGTERM are requests, and forgotten if they came before. To be called first of all:
+ * the default is death. The signal is the only state outside of `stop`: a handler has no other way. */
+void stop_catch_signals(void);
+/* They have their default effect again, at once if one has come: for what cannot be stopped with a
+ * checkpoint. */
+void stop_release_signals(void);
+
+/* `limit` is in seconds from now, 0 = none. `folder` may be NULL. Free with stop_clear. */
 void stop_init(struct stop *stop, double limit, const char *folder);
 void stop_clear(struct stop *stop);
 

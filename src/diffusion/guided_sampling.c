@@ -1,7 +1,6 @@
 #include "diffusion/guided_sampling.h"
 
 #include "base/check.h"
-#include "diffusion/pndm.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -40,18 +39,18 @@ void guided_sample(struct tape *tape, const struct guided_sampling *sampling,
     float *doubled = check_malloc(2 * (size_t)count * sizeof *doubled);
     float *prediction = check_malloc(2 * (size_t)count * sizeof *prediction);
     float *timesteps = check_malloc(2 * (size_t)batch->count * sizeof *timesteps);
-    struct pndm pndm;
-    pndm_init(&pndm, sampling->schedule, sampling->steps, count);
-    for (int call = 0; call < pndm.calls; call++) {
+    struct sampler sampler;
+    sampler_init(&sampler, sampling->sampler, sampling->schedule, sampling->steps, count);
+    for (int call = 0; call < sampler.calls; call++) {
         memcpy(doubled, batch->latents, (size_t)count * sizeof *doubled);
         memcpy(doubled + count, batch->latents, (size_t)count * sizeof *doubled);
-        predict(tape, sampling, batch, pndm_timestep(&pndm, call), doubled, timesteps, prediction);
+        predict(tape, sampling, batch, sampler_timestep(&sampler, call), doubled, timesteps, prediction);
         float guidance = (float)sampling->guidance;
         for (int64_t i = 0; i < count; i++)
             prediction[i] += guidance * (prediction[count + i] - prediction[i]);
-        pndm_step(&pndm, prediction, batch->latents);
+        sampler_step(&sampler, prediction, batch->latents);
     }
-    pndm_clear(&pndm);
+    sampler_clear(&sampler);
     free(doubled);
     free(prediction);
     free(timesteps);

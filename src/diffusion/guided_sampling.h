@@ -2,13 +2,14 @@
 #ifndef DIFFUSION_GUIDED_SAMPLING_H
 #define DIFFUSION_GUIDED_SAMPLING_H
 
-#include "diffusion/noise_schedule.h"
+#include "diffusion/sampler.h"
 #include "models/unet.h"
 
 struct guided_sampling {
     const struct unet *unet;
     const struct noise_schedule *schedule;
-    int steps;       /* PNDM steps, 1..999 */
+    enum sampler_kind sampler;
+    int steps;       /* 1..sampler_most_steps */
     double guidance; /* 7.5; 1: the conditional prediction alone counts */
 };
 

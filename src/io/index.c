@@ -466,9 +466,9 @@ static bool item_of_tar(const struct index *index, const struct entry *entry, st
         good = text && item_of_json(index, entry->name, text, (size_t)entry->labels.bytes, item, fault);
         free(text);
     }
-    return good &&
-           (item->caption || fault_raise(fault, EXIT_CODE_INPUT, "%s:%s: no caption (a .txt or .json member)",
-                                         index->path, entry->name));
+    return good && (item->caption || fault_raise(fault, EXIT_CODE_INPUT,
+                                                 "%s:%s: no caption (a .txt or .json member next to it)",
+                                                 index->path, entry->name));
 }
 
 // Checks the last item once all of its members are known.
@@ -676,6 +676,19 @@ bool index_item(const struct index *index, int64_t number, struct index_item *it
         index_item_free(item);
     }
     return good;
+}
+
+struct index_stamp index_stamp(const struct index *index, int64_t number, const struct index_item *item)
+{
+    struct stat status;
+    bool tar = index->form == FORM_TAR;
+    char *path = check_format("%s/%s", index->folder, item->name);
+    bool found = tar ? fstat(index->descriptor, &status) == 0 : stat(path, &status) == 0;
+    free(path);
+    if (!found) return (struct index_stamp){0};
+    return (struct index_stamp){.bytes = tar ? index->entry[number].image.bytes : status.st_size,
+                                .seconds = status.st_mtim.tv_sec,
+                                .nanoseconds = status.st_mtim.tv_nsec};
 }
 
 // A regular file below the folder, links followed; -1 with a fault.

@@ -38,6 +38,13 @@ void index_close(struct index *index); /* NULL allowed */
 int64_t index_count(const struct index *index);
 bool index_item(const struct index *index, int64_t number, struct index_item *item, struct fault *fault);
 
+/* What tells whether an item's picture is still the one that was read before: size and time of its last
+ * change (in a tar, the archive's). Zeros where there is no picture. Nothing is read. */
+struct index_stamp {
+    int64_t bytes, seconds, nanoseconds;
+};
+struct index_stamp index_stamp(const struct index *index, int64_t number, const struct index_item *item);
+
 /* The encoded picture of an item; the caller frees it. A picture that is missing, outside of the folder or
  * too large is a fault that concerns this item alone. */
 bool index_image(const struct index *index, int64_t number, uint8_t **data, size_t *bytes,

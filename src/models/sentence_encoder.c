@@ -225,16 +225,19 @@ static bool identify(struct sentence_encoder *encoder, const struct folder *fold
     char weights_hash[SHA256_HEX_SIZE], vocabulary_hash[SHA256_HEX_SIZE];
     if (!sha256_file(weights, weights_hash, fault) || !sha256_file(vocabulary, vocabulary_hash, fault))
         return false;
-    char *text = check_format("bert weights %s heads %lld epsilon %.17g\n"
-                              "wordpiece vocabulary %s lower_case %d strip_accents %d split_cjk %d\n"
-                              "pooling mean normalize %d\n",
-                              weights_hash, (long long)folder->bert.heads, folder->bert.epsilon,
-                              vocabulary_hash, folder->words.lower_case, folder->words.strip_accents,
-                              folder->words.split_cjk, encoder->normalize);
-    struct sha256 *hash = sha256_new();
-    sha256_add(hash, text, strlen(text));
-    sha256_finish(hash, encoder->id);
-    free(text);
+    char *ids[] = {encoder->states_id, encoder->id};
+    for (int i = 0; i < 2; i++) {
+        char *text = check_format("bert weights %s heads %lld epsilon %.17g\n"
+                                  "wordpiece vocabulary %s lower_case %d strip_accents %d split_cjk %d\n"
+                                  "pooling mean normalize %d\n",
+                                  weights_hash, (long long)folder->bert.heads, folder->bert.epsilon,
+                                  vocabulary_hash, folder->words.lower_case, folder->words.strip_accents,
+                                  folder->words.split_cjk, i == 1 && encoder->normalize);
+        struct sha256 *hash = sha256_new();
+        sha256_add(hash, text, strlen(text));
+        sha256_finish(hash, ids[i]);
+        free(text);
+    }
     return true;
 }
 

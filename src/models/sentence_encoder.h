@@ -22,11 +22,12 @@ struct sentence_encoder {
     struct bert *bert;
     struct tape *tape;
     int batch;
-    int tokens;               /* T: a longer sentence is cut */
-    int channels;             /* D */
-    bool normalize;           /* z is made of length 1 */
-    char id[SHA256_HEX_SIZE]; /* SHA-256 of the weights, the vocabulary and what else z depends on but
-                                 `tokens` */
+    int tokens;                      /* T: a longer sentence is cut */
+    int channels;                    /* D */
+    bool normalize;                  /* z is made of length 1 */
+    char id[SHA256_HEX_SIZE];        /* SHA-256 of the weights, the vocabulary and what else z depends on but
+                                        `tokens` */
+    char states_id[SHA256_HEX_SIZE]; /* the same of the token states, which normalising z does not change */
 };
 
 /* Reads a folder and readies the encoder for inference. Close with sentence_encoder_close. Faults are

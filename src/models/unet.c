@@ -278,14 +278,14 @@ bool unet_check_prunable(const struct unet *unet, struct fault *fault)
         if (attention && inner % config->ff_entries != 0)
             return fault_raise(fault, EXIT_CODE_INPUT,
                                "the feed-forward of block_out_channels[%d] is %lld wide, which its %d gate "
-                               "entries do not divide",
+                               "entries (router.ff_entries) do not divide",
                                i, inner, config->ff_entries);
     }
     if (!unet->undroppable[0]) return true;
     return fault_raise(
         fault, EXIT_CODE_INPUT,
         "%s changes the number of channels, so it cannot have a depth gate (METHOD section 2): a UNet to be "
-        "pruned needs layers_per_block >= 2 in such blocks, or prune.depth_gates = false",
+        "pruned needs layers_per_block >= 2 in such blocks, or router.depth_gates = false",
         unet->undroppable);
 }
 

@@ -14,6 +14,7 @@
 #include "models/initialise.h"
 #include "models/weights.h"
 #include "phases/provenance.h"
+#include "phases/restart.h"
 #include "phases/router_file.h"
 #include "tensor/roof.h"
 #include "train/student.h"
@@ -65,9 +66,10 @@ static bool read_config(struct benching *bench, struct fault *fault)
     const char *path = file ? cfg->teacher_file : cfg->unet;
     char *text = NULL;
     struct h5_reader *reader = NULL;
-    bool ok = file ? h5_open(path, FILE_TEACHER, &reader, fault) &&
-                         h5_load_text(reader, "config", MAX_CONFIG_BYTES, &text, fault)
-                   : text_file_read(path, MAX_CONFIG_BYTES, &text, fault);
+    bool ok = file
+                  ? h5_open(path, FILE_TEACHER, &reader, fault) && restart_refuse_checkpoint(reader, fault) &&
+                        h5_load_text(reader, "config", MAX_CONFIG_BYTES, &text, fault)
+                  : text_file_read(path, MAX_CONFIG_BYTES, &text, fault);
     ok = ok && unet_config_parse(&bench->config, text, path, (int)cfg->ff_entries, fault);
     if (ok && file)
         memcpy(bench->teacher_id, h5_stored_content_id(reader), strlen(h5_stored_content_id(reader)) + 1);
@@ -529,8 +531,10 @@ static bool write_file(const struct benching *bench, struct fault *fault)
                                   {"router.h5", bench->routing.lineage.content_id}};
     int count = *bench->cfg->unet ? 0 : bench->M > 1 ? 2 : 1;
     struct h5_writer *writer;
+    struct backend *computed = backend_open(BACKEND_CPU); // for its name: every model had one of its own
     struct h5_provenance provenance =
-        run_provenance(bench->run, &bench->cfg->run, NULL, bench->dtype, parents, count);
+        run_provenance(bench->run, &bench->cfg->run, computed, bench->dtype, parents, count);
+    backend_close(computed);
     if (!h5_create(bench->cfg->bench_file, FILE_BENCH, &writer, fault)) return false;
     if (write_all_of_it(bench, writer, fault)) return h5_finish(writer, &provenance, NULL, fault);
     h5_abandon(writer);

@@ -289,7 +289,7 @@ static bool write_file(struct joiner *joiner, struct fault *fault)
     struct join_summary *summary = joiner->summary;
     // the token states and z come from one encoder
     struct lineage lineage = {.latent = summary->latent,
-                              .text_encoder = joiner->maker->encoder->id,
+                              .text_encoder = joiner->maker->encoder->states_id,
                               .sentence_encoder = joiner->maker->encoder->id};
     for (int split = 0; split < SPLITS; split++)
         if (summary->items[split] > 0 && !create_split(joiner, split, fault)) return false;

@@ -47,7 +47,7 @@ static const struct key keys[] = {
     {"run.seed", KEY_INT, "1", "[0, 9223372036854775807]", NULL,
      "seed of all random numbers", {EVERY(run.seed)}},
     {"run.folder", KEY_PATH, "\"run\"", NULL, NULL,
-     "folder of the run: its files, checkpoints and logs; a file named stop in it ends the run with a checkpoint", {EVERY(run.folder)}},
+     "folder of the run: its files, checkpoints and logs; a file named stop in it ends prepare, pretrain and prune with a checkpoint", {EVERY(run.folder)}},
     {"run.threads", KEY_INT, "0", "[0, 4096]", NULL,
      "threads of each rank; 0: as OMP_NUM_THREADS says, else the cores of the rank", {EVERY(run.threads)}},
     {"run.log", KEY_ENUM, "\"normal\"", "quiet, normal, verbose", NULL,
@@ -55,7 +55,7 @@ static const struct key keys[] = {
     {"run.log_all_ranks", KEY_BOOL, "false", NULL, NULL,
      "every rank prints, not rank 0 alone (--log-all-ranks)", {EVERY(run.log_all_ranks)}},
     {"run.wall_clock_limit", KEY_DOUBLE, "0", "[0, inf)", "s",
-     "end with a checkpoint and exit code 75 after this time; 0: no limit", {EVERY(run.wall_clock_limit)}},
+     "end with a checkpoint and exit code 75 after this time; 0: no limit", {PREPARE(run.wall_clock_limit), PRETRAIN(run.wall_clock_limit), PRUNE(run.wall_clock_limit)}},
     {"run.backend", KEY_ENUM, "\"cpu\"", "cpu", NULL,
      "what computes", {EVERY(run.backend)}},
     {"run.precision", KEY_ENUM, "\"auto\"", "fp32, bf16, auto", NULL,
@@ -80,6 +80,8 @@ static const struct key keys[] = {
      "pictures and captions: an index (.csv, .tsv, .jsonl), a folder that holds one, or a .tar", {PREPARE(source)}},
     {"data.sentence_encoder", KEY_PATH, NULL, NULL, NULL,
      "folder of the sentence-transformers model that encodes the captions", {PREPARE(sentence_encoder)}},
+    {"data.normalize_embedding", KEY_BOOL, "false", NULL, NULL,
+     "apply the Normalize module that the encoder's folder may have to its sentence embeddings", {PREPARE(normalize_embedding)}},
     {"data.image_size", KEY_INT, "256", "[8, 4096]", "pixels",
      "height and width that pictures are cropped and scaled to", {PREPARE(image_size)}},
     {"data.latent", KEY_ENUM, "\"haar\"", "pixel, haar", NULL,
@@ -137,7 +139,7 @@ static const struct key keys[] = {
     {"pretrain.sample_every", KEY_INT, "0", "[0, inf)", "steps",
      "distance of grids of sampled pictures; 0: none", {PRETRAIN(sample_every)}},
     {"pretrain.sample_prompts", KEY_STRINGS, "[]", NULL, NULL,
-     "prompts of the grid", {PRETRAIN(sample_prompts)}},
+     "prompts of the grid: captions of the data", {PRETRAIN(sample_prompts)}},
     {"pretrain.sample_guidance", KEY_DOUBLE, "7.5", "[0, 100]", NULL,
      "classifier-free guidance of the grid", {PRETRAIN(sample_guidance)}},
     {"pretrain.sample_steps", KEY_INT, "25", "[1, 999]", NULL,
@@ -258,13 +260,15 @@ enum { KEYS = sizeof keys / sizeof keys[0] };
 static const struct {
     const char *name, *meaning;
     bool writes; /* into run.folder */
+    bool stops;  /* with a checkpoint when asked to */
 } phases[PHASES] = {
-    [PHASE_PREPARE] = {"prepare", "pictures and captions into data.h5", true},
-    [PHASE_PRETRAIN] = {"pretrain", "train a UNet from scratch: the teacher", true},
-    [PHASE_PRUNE] = {"prune", "learn the prompt router and the experts' architectures", true},
-    [PHASE_ASSIGN] = {"assign", "route every prompt to its expert", true},
-    [PHASE_BENCH] = {"bench", "parameters, MACs, time and memory of the teacher and its experts", true},
-    [PHASE_VERIFY] = {"verify", "compare with a reference made by PyTorch", false},
+    [PHASE_PREPARE] = {"prepare", "pictures and captions into data.h5", true, true},
+    [PHASE_PRETRAIN] = {"pretrain", "train a UNet from scratch: the teacher", true, true},
+    [PHASE_PRUNE] = {"prune", "learn the prompt router and the experts' architectures", true, true},
+    [PHASE_ASSIGN] = {"assign", "route every prompt to its expert", true, false},
+    [PHASE_BENCH] = {"bench", "parameters, MACs, time and memory of the teacher and its experts", true,
+                     false},
+    [PHASE_VERIFY] = {"verify", "compare with a reference made by PyTorch", false, false},
 };
 
 const char *phase_name(enum phase_id phase)
@@ -280,6 +284,11 @@ const char *phase_meaning(enum phase_id phase)
 bool phase_writes(enum phase_id phase)
 {
     return phases[phase].writes;
+}
+
+bool phase_stops(enum phase_id phase)
+{
+    return phases[phase].stops;
 }
 
 enum phase_id phase_find(const char *name)
@@ -752,6 +761,12 @@ void keys_help(FILE *stream, enum phase_id phase)
     }
 }
 
+/* A cell of a table, in which a bar would end it. */
+static void print_cell(FILE *stream, const char *text)
+{
+    for (; *text; text++) fprintf(stream, *text == '|' ? "\\|" : "%c", *text);
+}
+
 void keys_markdown(FILE *stream)
 {
     fprintf(stream,
@@ -773,6 +788,8 @@ void keys_markdown(FILE *stream)
             fprintf(stream, "%s%s", separator, phase_name(phase));
             separator = ", ";
         }
-        fprintf(stream, " | %s |\n", key->help);
+        fprintf(stream, " | ");
+        print_cell(stream, key->help);
+        fprintf(stream, " |\n");
     }
 }

@@ -59,10 +59,11 @@ struct run_cfg {
 
 struct prepare_cfg {
     struct run_cfg run;
-    char *data_file;        /* written */
-    char *source;           /* index, folder or tar (io/index.h) */
-    char *sentence_encoder; /* folder of a sentence-transformers model */
-    int64_t image_size;     /* pixels a side */
+    char *data_file;          /* written */
+    char *source;             /* index, folder or tar (io/index.h) */
+    char *sentence_encoder;   /* folder of a sentence-transformers model */
+    bool normalize_embedding; /* apply its Normalize module, if it has one */
+    int64_t image_size;       /* pixels a side */
     enum latent_kind latent;
     bool flips; /* store the mirrored pictures too */
     double validation_fraction;
@@ -172,6 +173,7 @@ union phase_cfg {
 const char *phase_name(enum phase_id phase);    /* "prune" */
 const char *phase_meaning(enum phase_id phase); /* one line */
 bool phase_writes(enum phase_id phase);         /* whether it writes into run.folder */
+bool phase_stops(enum phase_id phase); /* whether it can be stopped with a checkpoint (base/stop.h) */
 /* The phase of that name, or PHASES. */
 enum phase_id phase_find(const char *name);
 

@@ -48,9 +48,10 @@ static bool open_inputs(struct preparation *preparation, struct fault *fault)
     if (index_count(preparation->source) == 0)
         return fault_raise(fault, EXIT_CODE_INPUT, "%s names no picture", cfg->source);
     if (!run_open_backend(preparation->run, &cfg->run, &preparation->backend, &dtype, fault)) return false;
-    // z is the mean of the token states as it is: METHOD section 3a
-    struct sentence_encoder_options options = {
-        .batch = (int)cfg->text_batch, .tokens = (int)cfg->max_tokens, .normalize = false, .dtype = dtype};
+    struct sentence_encoder_options options = {.batch = (int)cfg->text_batch,
+                                               .tokens = (int)cfg->max_tokens,
+                                               .normalize = cfg->normalize_embedding, // METHOD section 3a
+                                               .dtype = dtype};
     if (!sentence_encoder_open(&preparation->encoder, preparation->backend, cfg->sentence_encoder, options,
                                fault))
         return false;

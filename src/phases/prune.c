@@ -16,6 +16,7 @@
 #include "phases/restart.h"
 #include "phases/router_file.h"
 #include "phases/teacher.h"
+#include "router/transport.h"
 #include "train/history.h"
 #include "train/sample_order.h"
 #include "train/student.h"
@@ -436,9 +437,7 @@ static void fill_log(struct pruning *pruning, double rate, double seconds)
     values[LOG_LR] = rate;
     values[LOG_RATE] = batch / seconds;
     double *use = values + LOG_SINGLE, *ratio = use + cfg->experts;
-    for (int64_t i = 0; i < cfg->batch; i++) use[step->expert[i]] += 1 / batch;
-    for (int64_t k = 0; k < cfg->experts; k++)
-        if (use[k] > 0) values[LOG_ENTROPY] -= use[k] * log(use[k]);
+    values[LOG_ENTROPY] = transport_use(cfg->batch, cfg->experts, step->expert, use);
     router_ratios(pruning->routing.router, ratio);
     for (int64_t k = 0; k < cfg->experts; k++)
         ratio[k] = unit_macs_total_ratio(&pruning->routing.macs, ratio[k]);
@@ -470,16 +469,23 @@ static bool run_step(struct pruning *pruning, struct fault *fault)
     return true;
 }
 
-/* Embeddings of the first prompts of the training split, [rows, D]; the caller frees them. */
+/* Embeddings of prompts of the training split, [rows, D], all or `most` of them: in runs of neighbours that
+ * lie evenly over the split, whose order may be by subject. The caller frees them. */
 static bool read_prompts(const struct pruning *pruning, int64_t most, int64_t *rows, double **z,
                          struct fault *fault)
 {
+    enum { RUN = 64 };
     struct h5_reader *reader;
     if (!h5_open(pruning->cfg->data_file, FILE_DATA, &reader, fault)) return false;
-    int64_t D = pruning->info->embedding_width;
-    *rows = pruning->info->items < most ? pruning->info->items : most;
+    int64_t D = pruning->info->embedding_width, items = pruning->info->items;
+    *rows = items < most ? items : most;
     *z = check_malloc((size_t)(*rows * D) * sizeof **z);
-    bool ok = h5_read_double(reader, "train/embedding", 0, *rows, *z, fault);
+    bool ok = true;
+    for (int64_t row = 0, count; ok && row < *rows; row += count) {
+        count = *rows - row < RUN ? *rows - row : RUN;
+        int64_t first = row * items / *rows;
+        ok = h5_read_double(reader, "train/embedding", first, count, *z + row * D, fault);
+    }
     h5_close(reader);
     if (!ok) free(*z);
     return ok;
@@ -585,7 +591,7 @@ static void report_plan(const struct pruning *pruning)
              cfg->budget, routing->router->config.target, (long long)cfg->experts,
              (long long)cfg->warmup_steps, (long long)cfg->steps, (long long)cfg->batch,
              pruning->learning_rate);
-    if (pruning->learning_rate * (double)cfg->steps < 3)
+    if (cfg->codes_init == CODES_INIT_ORTHOGONAL && pruning->learning_rate * (double)cfg->steps < 3)
         log_warning(log,
                     "learning rate x steps after warm-up is %.2f, below 3: codes that start at an offset of "
                     "%.1f will hardly "

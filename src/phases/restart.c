@@ -56,3 +56,11 @@ bool restart_check_data(struct h5_reader *checkpoint, const char *content_id, co
            fault_raise(fault, EXIT_CODE_INPUT, "%s belongs to other data than %s: remove it to start anew",
                        h5_path(checkpoint), path);
 }
+
+bool restart_refuse_checkpoint(struct h5_reader *reader, struct fault *fault)
+{
+    if (!h5_exists(reader, "optimizer/step")) return true;
+    return fault_raise(fault, EXIT_CODE_INPUT,
+                       "%s is the checkpoint of a run, the file that the run writes at its end is needed",
+                       h5_path(reader));
+}

@@ -14,4 +14,8 @@ bool restart_check_deck(struct h5_reader *checkpoint, const char *deck, const ch
 bool restart_check_data(struct h5_reader *checkpoint, const char *content_id, const char *path,
                         struct fault *fault);
 
+/* Refuses (EXIT_CODE_INPUT) a checkpoint where a finished file is needed: it has the same schema, but what it
+ * holds is not what a run ends with. */
+bool restart_refuse_checkpoint(struct h5_reader *reader, struct fault *fault);
+
 #endif

@@ -1,6 +1,7 @@
 #include "phases/router_file.h"
 
 #include "base/check.h"
+#include "phases/restart.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -136,7 +137,7 @@ bool routing_open(const char *path, struct backend *backend, struct routing *rou
 {
     struct h5_reader *reader;
     if (!h5_open(path, FILE_ROUTER, &reader, fault)) return false;
-    bool ok = routing_read(reader, backend, routing, fault);
+    bool ok = restart_refuse_checkpoint(reader, fault) && routing_read(reader, backend, routing, fault);
     h5_close(reader);
     return ok;
 }

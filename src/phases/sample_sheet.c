@@ -162,7 +162,11 @@ bool sample_sheet_draw(struct sample_sheet *sheet, struct tape *tape, const stru
     uint8_t *tile = check_malloc((size_t)canvas.tile_height * (size_t)canvas.tile_width * 3);
     float *latents = check_malloc((size_t)(sheet->prompts * size) * sizeof *latents);
 
-    struct guided_sampling sampling = {unet, schedule, sheet->settings.steps, sheet->settings.guidance};
+    struct guided_sampling sampling = {.unet = unet,
+                                       .schedule = schedule,
+                                       .sampler = SAMPLER_PNDM,
+                                       .steps = sheet->settings.steps,
+                                       .guidance = sheet->settings.guidance};
     for (int sample = -1; sample < SAMPLES; sample++) { // column 0: the picture of the data set
         const float *shown = sheet->real;
         if (sample >= 0) {

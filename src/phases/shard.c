@@ -89,8 +89,10 @@ static void hash_texts(struct sha256 *hash, const struct index_item *item)
     for (int i = 0; i < ITEM_TEXTS; i++) sha256_add(hash, text[i], strlen(text[i]) + 1);
 }
 
-static bool texts_id(const struct shard_maker *maker, int64_t number, char id[SHA256_HEX_SIZE],
-                     struct fault *fault)
+/* Of the encoder, the texts, and which pictures they go with: broken ones that were repaired, or others under
+ * the same names, make another shard. */
+static bool inputs_id(const struct shard_maker *maker, int64_t number, char id[SHA256_HEX_SIZE],
+                      struct fault *fault)
 {
     int64_t first, count;
     shard_items(maker, number, &first, &count);
@@ -101,7 +103,9 @@ static bool texts_id(const struct shard_maker *maker, int64_t number, char id[SH
         struct index_item item;
         ok = index_item(maker->source, i, &item, fault);
         if (!ok) break;
+        struct index_stamp stamp = index_stamp(maker->source, i, &item);
         hash_texts(hash, &item);
+        sha256_add(hash, &stamp, sizeof stamp);
         index_item_free(&item);
     }
     sha256_finish(hash, id);
@@ -125,8 +129,8 @@ static bool was_made_from(struct h5_reader *reader, const struct shard_maker *ma
                                                 NULL};
     char *then = NULL, now[SHA256_HEX_SIZE];
     bool same = restart_check_deck(reader, maker->run->deck, free_settings, fault) &&
-                h5_attribute_string(reader, "/", SHARD_TEXTS, &then, fault) &&
-                texts_id(maker, number, now, fault) && strcmp(then, now) == 0;
+                h5_attribute_string(reader, "/", SHARD_INPUTS, &then, fault) &&
+                inputs_id(maker, number, now, fault) && strcmp(then, now) == 0;
     free(then);
     return same;
 }
@@ -384,18 +388,18 @@ static bool write_batches(struct shard_writer *writer, int64_t number, int64_t s
 }
 
 /* What is written once all rows are. */
-static bool write_rest(struct shard_writer *writer, int64_t number, const char *source_id,
+static bool write_rest(struct shard_writer *writer, const char *id, const char *source_id,
                        struct fault *fault)
 {
-    char id[SHA256_HEX_SIZE], name[DATASET_NAME_SIZE];
-    bool ok = texts_id(writer->maker, number, id, fault);
+    char name[DATASET_NAME_SIZE];
+    bool ok = true;
     for (int split = 0; split < SPLITS; split++)
         for (int t = 0; ok && t < ITEM_TEXTS; t++)
             ok = text_list_write(&writer->split[split].text[t], writer->file,
                                  split_dataset(split, item_text_name[t], name), fault);
     for (int t = 0; ok && t < SKIPPED_TEXTS; t++)
         ok = text_list_write(&writer->skipped[t], writer->file, skipped_name[t], fault);
-    return ok && h5_write_attribute_string(writer->file, "/", SHARD_TEXTS, id, fault) &&
+    return ok && h5_write_attribute_string(writer->file, "/", SHARD_INPUTS, id, fault) &&
            h5_write_attribute_string(writer->file, "/", SHARD_SOURCE, source_id, fault) &&
            h5_write_attribute_int64(writer->file, "/", SHARD_CUT, writer->cut, fault);
 }
@@ -404,14 +408,15 @@ bool shard_write(const struct shard_maker *maker, int64_t number, int64_t skip_l
                  struct shard_progress progress, int64_t *skipped, struct fault *fault)
 {
     struct shard_writer writer = {.maker = maker};
-    char *path = shard_path(maker, number), source_id[SHA256_HEX_SIZE];
-    bool ok = h5_create(path, FILE_DATA, &writer.file, fault);
+    char *path = shard_path(maker, number), id[SHA256_HEX_SIZE], source_id[SHA256_HEX_SIZE];
+    bool ok = inputs_id(maker, number, id, fault) && // before they are read: what changes later is noticed
+              h5_create(path, FILE_DATA, &writer.file, fault);
     if (ok) {
         struct sha256 *hash = sha256_new();
         ok = create_rows(&writer, SPLIT_TRAIN, fault) && create_rows(&writer, SPLIT_VALIDATION, fault) &&
              write_batches(&writer, number, skip_limit, progress, hash, fault);
         sha256_finish(hash, source_id);
-        ok = ok && write_rest(&writer, number, source_id, fault);
+        ok = ok && write_rest(&writer, id, source_id, fault);
         if (ok) {
             struct h5_provenance provenance =
                 run_provenance(maker->run, &maker->cfg->run, maker->backend, maker->dtype, NULL, 0);

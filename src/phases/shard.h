@@ -53,8 +53,9 @@ int64_t shard_count(const struct shard_maker *maker);
 /* The items of the source that a shard holds. */
 void shard_items(const struct shard_maker *maker, int64_t number, int64_t *first, int64_t *count);
 
-/* Whether the shard is there, made with the same deck from the same texts by the same encoder. (Pictures
- * changed in the meantime are not noticed: this must cost little.) *skipped: its broken pictures. */
+/* Whether the shard is there, made with the same deck from the same texts and pictures by the same encoder; a
+ * picture is known by its size and time of change, so that this costs little. *skipped: its broken pictures.
+ */
 bool shard_is_done(const struct shard_maker *maker, int64_t number, int64_t *skipped);
 
 /* Writes a shard. *skipped counts its broken pictures, to be at most `skip_limit`: one more is a fault.
@@ -70,7 +71,8 @@ bool shard_write(const struct shard_maker *maker, int64_t number, int64_t skip_l
 bool shards_remove(const struct shard_maker *maker, struct fault *fault);
 
 /* Root attributes of a shard beside those of every file. */
-#define SHARD_TEXTS "texts_sha256"   /* of encoder and texts: what shard_is_done compares */
+#define SHARD_INPUTS                                                                                         \
+    "inputs_sha256" /* of encoder, texts and stamps of pictures: what shard_is_done compares */
 #define SHARD_SOURCE "source_sha256" /* of texts and encoded pictures */
 #define SHARD_CUT "captions_cut"     /* captions that had more than data.max_tokens tokens */
 

@@ -1,6 +1,7 @@
 #include "phases/teacher.h"
 
 #include "models/weights.h"
+#include "phases/restart.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -44,7 +45,8 @@ bool teacher_read(const char *path, struct backend *backend, enum dtype dtype, s
     *teacher = (struct teacher){0};
     struct h5_reader *reader;
     if (!h5_open(path, FILE_TEACHER, &reader, fault)) return false;
-    bool ok = read_network(reader, backend, dtype, gates, backward, teacher, fault);
+    bool ok = restart_refuse_checkpoint(reader, fault) &&
+              read_network(reader, backend, dtype, gates, backward, teacher, fault);
     h5_close(reader);
     if (!ok) teacher_clear(teacher);
     return ok;

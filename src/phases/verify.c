@@ -33,6 +33,8 @@ static const struct known_model known_models[] = {
     {"pndm", verify_pndm, false},
     {"frechet", verify_frechet, false},
     {"cmmd", verify_cmmd, false},
+    {"ddim", verify_ddim, false},
+    {"dpmpp", verify_dpmpp, false},
     {.name = "vae"},
     {.name = "clip_text"},
     {.name = "clip_vision"},
@@ -40,8 +42,6 @@ static const struct known_model known_models[] = {
     {.name = "mpnet"},
     {.name = "inception"},
     {.name = "resize"},
-    {.name = "ddim"},
-    {.name = "dpmpp"},
 };
 
 static const struct known_model *find_model(struct h5_reader *reference, struct fault *fault)

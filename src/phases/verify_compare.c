@@ -104,13 +104,14 @@ static double largest_error(int64_t count, const double *a, const double *b)
     return error;
 }
 
-/* One line of the report. `largest` is of the quantity itself, so that the relative error says what it is off
- * whatever its limit is taken from. */
-static void report(struct verification *verification, const char *label, double error, double largest,
+/* One line of the report. The relative error is that over `scale`, from which the limit is taken: the largest
+ * value, for a gradient the model's largest (some are zero by mathematics, and nothing is small beside them).
+ */
+static void report(struct verification *verification, const char *label, double error, double scale,
                    double limit)
 {
     bool pass = error <= limit;
-    double relative = error == 0 ? 0 : error / largest;
+    double relative = error == 0 ? 0 : error / scale;
     log_info(verification->log, "%-72s error %9.3e  relative %9.3e  limit %9.3e  %s", label, error, relative,
              limit, pass ? "pass" : "FAIL");
     verification->compared++;
@@ -133,7 +134,7 @@ static bool compare(struct verification *verification, enum quantity quantity, b
         double largest = fmax(largest_of(info.elements, expected), least_scale);
         double scale = is_gradient(quantity) ? verification->largest_gradient : largest;
         double limit = exact ? 0 : tolerance_of(verification, quantity) * scale;
-        report(verification, label, largest_error(info.elements, values, expected), largest, limit);
+        report(verification, label, largest_error(info.elements, values, expected), scale, limit);
     }
     free(expected);
     return ok;

@@ -32,5 +32,7 @@ bool verify_cmmd(struct verification *verification, struct fault *fault);
 
 // verify_sampler.c
 bool verify_pndm(struct verification *verification, struct fault *fault);
+bool verify_ddim(struct verification *verification, struct fault *fault);
+bool verify_dpmpp(struct verification *verification, struct fault *fault);
 
 #endif

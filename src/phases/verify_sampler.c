@@ -1,6 +1,6 @@
 /* References of samplers: diffusers' schedulers stepping through given model outputs. */
 #include "base/check.h"
-#include "diffusion/pndm.h"
+#include "diffusion/sampler.h"
 #include "phases/verify_models.h"
 
 #include <math.h>
@@ -33,38 +33,50 @@ static bool read_case(struct verification *verification, int64_t calls, struct s
                               fault);
 }
 
-bool verify_pndm(struct verification *verification, struct fault *fault)
+static bool verify_sampler(struct verification *verification, enum sampler_kind kind, struct fault *fault)
 {
     static const char *const predictions[] = {"v_prediction", "epsilon", NULL}; // as enum prediction
     int prediction;
     double steps;
     if (!verify_choice(verification, "prediction_type", predictions, PREDICTION_V, &prediction, fault) ||
-        !verify_attribute(verification, "steps", NAN, 1, TRAIN_TIMESTEPS - 1, &steps, fault))
+        !verify_attribute(verification, "steps", NAN, 1, sampler_most_steps(kind), &steps, fault))
         return false;
-    struct noise_schedule schedule = noise_schedule_scaled_linear((enum prediction)prediction);
-    struct pndm pndm;
-    pndm_init(&pndm, &schedule, (int)steps, 0);
-    int64_t calls = pndm.calls;
-    pndm_clear(&pndm);
-
+    int64_t calls = sampler_calls(kind, (int)steps);
     struct sampler_case c = {0};
     bool ok = read_case(verification, calls, &c, fault);
     if (ok) {
+        struct noise_schedule schedule = noise_schedule_scaled_linear((enum prediction)prediction);
         int64_t *timesteps = check_malloc((size_t)calls * sizeof *timesteps);
         float *samples = check_malloc((size_t)(calls * c.count) * sizeof *samples);
-        pndm_init(&pndm, &schedule, (int)steps, c.count);
+        struct sampler sampler;
+        sampler_init(&sampler, kind, &schedule, (int)steps, c.count);
         for (int64_t call = 0; call < calls; call++) {
-            timesteps[call] = pndm_timestep(&pndm, (int)call);
-            pndm_step(&pndm, c.output + call * c.count, c.sample);
+            timesteps[call] = sampler_timestep(&sampler, (int)call);
+            sampler_step(&sampler, c.output + call * c.count, c.sample);
             memcpy(samples + call * c.count, c.sample, (size_t)c.count * sizeof *samples);
         }
         ok = verify_integers(verification, "outputs/timesteps", 1, &calls, timesteps, fault) &&
              verify_floats(verification, QUANTITY_OUTPUT, "outputs/samples", c.rank, c.shape, samples, fault);
-        pndm_clear(&pndm);
+        sampler_clear(&sampler);
         free(samples);
         free(timesteps);
     }
     free(c.output);
     free(c.sample);
     return ok;
+}
+
+bool verify_pndm(struct verification *verification, struct fault *fault)
+{
+    return verify_sampler(verification, SAMPLER_PNDM, fault);
+}
+
+bool verify_ddim(struct verification *verification, struct fault *fault)
+{
+    return verify_sampler(verification, SAMPLER_DDIM, fault);
+}
+
+bool verify_dpmpp(struct verification *verification, struct fault *fault)
+{
+    return verify_sampler(verification, SAMPLER_DPMPP, fault);
 }

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -68,12 +69,52 @@ static void signals_ask(void **state)
     const int numbers[] = {SIGUSR1, SIGTERM};
     for (int i = 0; i < 2; i++) {
         struct stop stop;
+        stop_catch_signals();
         stop_init(&stop, 0, NULL);
         assert_false(stop_asked(&stop)); // what came before counts no more
         raise(numbers[i]);
         assert_true(stop_asked(&stop));
         assert_string_equal(stop.reason, "signal");
         stop_clear(&stop);
+    }
+}
+
+/* A request from before the run has begun is not lost. */
+static void early_signals_ask(void **state)
+{
+    (void)state;
+    struct stop stop;
+    stop_catch_signals();
+    raise(SIGUSR1);
+    stop_init(&stop, 0, NULL);
+    assert_true(stop_asked(&stop));
+    stop_clear(&stop);
+    stop_catch_signals(); // forgets it
+}
+
+/* Status of a child that catches signals and releases them, and gets one before or after that. */
+static int status_of_released(bool before)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        stop_catch_signals();
+        if (before) raise(SIGTERM);
+        stop_release_signals();
+        raise(SIGTERM);
+        _exit(0);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    return status;
+}
+
+static void released_signals_end(void **state)
+{
+    (void)state;
+    for (int before = 0; before < 2; before++) {
+        int status = status_of_released(before);
+        assert_true(WIFSIGNALED(status));
+        assert_int_equal(WTERMSIG(status), SIGTERM);
     }
 }
 
@@ -117,6 +158,8 @@ int main(void)
         cmocka_unit_test(stop_all_ends_what_runs),
         cmocka_unit_test(nothing_asks),
         cmocka_unit_test(signals_ask),
+        cmocka_unit_test(early_signals_ask),
+        cmocka_unit_test(released_signals_end),
         cmocka_unit_test(a_passed_deadline_asks),
         cmocka_unit_test(a_file_asks),
     };

@@ -216,6 +216,25 @@ class PrepareTest(unittest.TestCase):
         self.assertEqual(rows, plain)
         np.testing.assert_allclose(data["train/embedding"], expected[rows], atol=1e-5)
 
+    def test_embeddings_are_normalised_if_the_deck_says_so(self):
+        """A folder with a Normalize module: ignored by default; applied, z has length 1, and the token states are those of the same encoder."""
+        folder = self.root / "normalising_encoder"
+        shutil.copytree(ENCODER, folder)
+        modules = json.loads((folder / "modules.json").read_text())
+        modules.append({"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"})
+        (folder / "modules.json").write_text(json.dumps(modules))
+        encoder = f"data.sentence_encoder={folder}"
+        self.prepare(self.root / "not_normalised", encoder)
+        self.assert_same_data(self.root / "not_normalised")
+        self.prepare(self.root / "normalised", encoder, "data.normalize_embedding=true")
+        self.assert_same_data(self.root / "normalised", but=("embedding", "sentence"))
+        data = datasets(self.root / "normalised" / "data.h5")
+        self.assertNotEqual(data["encoder/sentence"], self.data["encoder/sentence"])
+        for name in "train/embedding", "validation/embedding":
+            lengths = np.linalg.norm(self.data[name], axis=1, keepdims=True)
+            self.assertGreater(np.abs(lengths - 1).max(), 0.1)
+            np.testing.assert_allclose(data[name], self.data[name] / lengths, atol=1e-6)  # fp32
+
     def test_broken_pictures_are_named(self):
         skipped = dict(zip(texts(self.data["skipped/image"]), texts(self.data["skipped/reason"])))
         broken, missing = (self.source.rows[i]["file"] for i in (Source.BROKEN, Source.MISSING))
@@ -340,6 +359,20 @@ class PrepareTest(unittest.TestCase):
             self.source.write_index()
         data = datasets(folder / "data.h5")
         self.assertIn("something else", texts(data["train/caption"]) + texts(data["validation/caption"]))
+
+    def test_pictures_that_changed_are_read_again(self):
+        """A run ended with finished shards; then a broken picture is repaired, and another one replaced under the same name."""
+        source, folder = Source(self.root / "changing"), self.root / "changed"
+        broken, replaced = (source.folder / source.rows[i]["file"] for i in (Source.BROKEN, 0))
+        here = f"data.source={source.folder}"
+        self.prepare(folder, here, "data.bad_picture_limit=1", expect=3)  # the second one that cannot be read ends it
+        self.assertTrue((folder / "data.h5.shards").exists())
+        for path, colour in (broken, (1, 2, 3)), (replaced, (250, 0, 0)):
+            Image.new("RGB", (SIDE, SIDE), colour).save(path)
+        self.prepare(folder, here)
+        self.prepare(self.root / "changed_fresh", here)
+        self.assert_same_data(folder, datasets(self.root / "changed_fresh" / "data.h5"))
+        self.assertNotIn(broken.name, texts(datasets(folder / "data.h5")["skipped/image"]))
 
     # ---- failures
 

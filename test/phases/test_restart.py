@@ -159,6 +159,18 @@ def other_owners(checks, chain):
     expect_refused(checks, chain, "pretrain", {}, 3, "belongs to other data")
 
 
+def no_finished_file(checks, chain):
+    """A checkpoint, which has the schema of the file that a run ends with, is not taken for it. Both lie there after a run."""
+    chain.remove("pretrain.checkpoint.h5", "prune.checkpoint.h5")
+    chain.make("pretrain", "prune")
+    for phase, key, taken in (("prune", "files.teacher", "pretrain.checkpoint.h5"), ("bench", "files.teacher", "pretrain.checkpoint.h5"),
+                              ("bench", "files.router", "prune.checkpoint.h5"), ("assign", "files.router", "prune.checkpoint.h5")):
+        result = chain.run(phase, settings={key: taken})
+        checks.that(result.returncode == 3 and f"{taken} is the checkpoint of a run" in result.stdout,
+                    f"{phase} with {key} = {taken}: exit code {result.returncode}\n{result.stdout}")
+    chain.make("bench", "assign")
+
+
 def settled_precision(checks, chain):
     """Precision auto is measured once: the file's deck, with which a restart compares, names what was computed in."""
     chain.remove("pretrain.checkpoint.h5", "teacher.h5")
@@ -186,6 +198,7 @@ def main():
             chain.remove(f"{phase}.checkpoint.h5")
         chain.remove("router.h5")
         other_owners(checks, chain)
+        no_finished_file(checks, chain)
         settled_precision(checks, chain)
     checks.end()
 

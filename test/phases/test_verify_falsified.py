@@ -80,6 +80,8 @@ class Falsified(unittest.TestCase):
             ("bert_small", "outputs/embedding", 2e-4),
             ("sentence_encoder_small", "outputs/embedding", 2e-4),
             ("pndm", "outputs/samples", 2e-4),
+            ("ddim", "outputs/samples", 2e-4),
+            ("dpmpp_epsilon", "outputs/samples", 2e-4),
             ("frechet", "outputs/distance", 2e-6),
             ("frechet_few", "outputs/distance", 2e-6),
             ("cmmd", "outputs/distance", 2e-6),
@@ -112,7 +114,8 @@ class Falsified(unittest.TestCase):
     def test_one_integer_fails(self):
         for name, dataset in (("transport_b7_k3", "outputs/expert"), ("wordpiece_small", "outputs/input_ids"),
                               ("wordpiece_small", "outputs/length"), ("prune_step_main", "outputs/expert"),
-                              ("pndm", "outputs/timesteps")):
+                              ("pndm", "outputs/timesteps"), ("ddim", "outputs/timesteps"),
+                              ("dpmpp", "outputs/timesteps")):
             with self.subTest(name=name, dataset=dataset):
                 def change(file):
                     values = file[dataset][()]
@@ -124,8 +127,10 @@ class Falsified(unittest.TestCase):
         """Every input takes part: without this a reference could be compared with something else."""
         for name, dataset in (("unet_odd", "inputs/text_states"), ("unet_odd", "inputs/latents"),
                               ("prune_step_main", "inputs/gumbel_code"), ("prune_step_main", "inputs/eps"),
-                              ("prune_step_warmup", "inputs/predictor_bias"), ("frechet", "inputs/a"),
-                              ("frechet", "inputs/b"), ("cmmd", "inputs/a"), ("cmmd", "inputs/b")):
+                              ("prune_step_warmup", "inputs/predictor_bias"), ("pndm", "inputs/sample"),
+                              ("ddim", "inputs/model_output"), ("dpmpp", "inputs/sample"),
+                              ("dpmpp", "inputs/model_output"), ("frechet", "inputs/a"), ("frechet", "inputs/b"),
+                              ("cmmd", "inputs/a"), ("cmmd", "inputs/b")):
             with self.subTest(name=name, dataset=dataset):
                 self.expect(1, "over their limits", name, lambda file: shift(file[dataset], 0.3, 0))
 
@@ -198,6 +203,10 @@ class Falsified(unittest.TestCase):
             ("pndm", attribute("steps", 1000), "steps"),
             ("pndm", attribute("steps", 24), "inputs/model_output"),
             ("pndm", attribute("prediction_type", "sample"), "sample"),
+            ("ddim", attribute("model", "pndm"), "inputs/model_output"),  # one call more
+            ("ddim", attribute("steps", 1000), "steps"),
+            ("dpmpp", attribute("steps", 999), "steps"),
+            ("dpmpp", remove("inputs/sample"), "inputs/sample"),
             ("frechet", replace("inputs/a", np.ones((1, 7))), "inputs/a: 1 rows of features, at least 2"),
             ("frechet", replace("inputs/a", np.full((3, 7), np.nan)), "inputs/a: element 0 is not finite"),
             ("frechet", replace("inputs/b", np.full((3, 7), 1e200)), "inputs/b: row 0, feature 0 is 1e+200"),

@@ -56,6 +56,9 @@ router: { experts = 3; ff_entries = 4; };
     "assign": """
 assign: { batch = 8; macs_resolutions = [16]; };
 """,
+    "bench": """
+bench: { resolutions = [8]; batch_sizes = [1, 3]; tokens = 12; repeats = 1; roof_seconds = 0.0; };
+""",
 }
 COMMON = 'phase = "%s";\nrun: { folder = "."; seed = 7; precision = "fp32"; log = "quiet"; };\n'
 
