@@ -26,7 +26,7 @@ static void loss_is_pytorchs(void **state)
                                        fixture_attribute(fixture, "tau"), gradient);
         // Absolute limits: where prompts and architectures are hardly alike both are next to 0, and PyTorch
         // keeps 16 digits of log A only when counted from 1.
-        assert_float_equal(loss, fixture_number(fixture, "outputs/loss"), 1e-15);
+        assert_within(loss, fixture_number(fixture, "outputs/loss"), 1e-15);
         assert_true(largest_difference(B * n, gradient, fixture_doubles(fixture, "gradients/architecture")) <
                     5e-14);
         free(gradient);
@@ -94,7 +94,7 @@ static void loss_is_the_formula_where_that_is_good(void **state)
 {
     (void)state;
     struct problem problem = problem_make(0.5);
-    assert_float_equal(loss_of(problem.form, &problem), naive_loss(&problem), 1e-13);
+    assert_within(loss_of(problem.form, &problem), naive_loss(&problem), 1e-13);
 }
 
 static void gradient_is_that_of_finite_differences(void **state)
@@ -118,7 +118,7 @@ static void length_of_z_does_not_matter(void **state)
     (void)state;
     struct problem problem = problem_make(0.03), scaled = problem;
     for (int i = 0; i < B * D; i++) scaled.z[i] *= 1 + 100 * (i / D);
-    assert_float_equal(loss_of(problem.form, &problem), loss_of(problem.form, &scaled), 1e-12);
+    assert_within(loss_of(problem.form, &problem), loss_of(problem.form, &scaled), 1e-12);
 }
 
 static void order_of_the_batch_does_not_matter(void **state)
@@ -131,10 +131,10 @@ static void order_of_the_batch_does_not_matter(void **state)
         for (int i = 0; i < N; i++) moved.form[(3 * b + 2) % B * N + i] = problem.form[b * N + i];
     }
     double loss = contrastive_loss(B, D, problem.z, N, problem.form, 0.03, gradient);
-    assert_float_equal(contrastive_loss(B, D, moved.z, N, moved.form, 0.03, moved_gradient), loss, 1e-13);
+    assert_within(contrastive_loss(B, D, moved.z, N, moved.form, 0.03, moved_gradient), loss, 1e-13);
     for (int b = 0; b < B; b++)
         for (int i = 0; i < N; i++)
-            assert_float_equal(moved_gradient[(3 * b + 2) % B * N + i], gradient[b * N + i], 1e-12);
+            assert_within(moved_gradient[(3 * b + 2) % B * N + i], gradient[b * N + i], 1e-12);
 }
 
 /* Where architectures are alike as prompts are, A = T: nothing pulls. */
