@@ -104,6 +104,8 @@ static const struct key keys[] = {
     // ---- pretrain
     {"pretrain.unet", KEY_PATH, NULL, NULL, NULL,
      "the UNet's config.json, as diffusers writes it", {PRETRAIN(unet)}},
+    {"pretrain.initial", KEY_PATH, "\"\"", NULL, NULL,
+     "weights to begin with: the teacher file of an earlier run with the same UNet, latents and text encoder; none: random ones", {PRETRAIN(initial)}},
     {"pretrain.steps", KEY_INT, "100000", "[1, inf)", NULL,
      "training steps", {PRETRAIN(steps)}},
     {"pretrain.batch", KEY_INT, "256", "[1, 1048576]", NULL,

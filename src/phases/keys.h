@@ -79,6 +79,7 @@ struct pretrain_cfg {
     char *data_file;    /* read */
     char *teacher_file; /* written */
     char *unet;         /* a diffusers config.json */
+    char *initial;      /* a teacher file to begin with; "": random weights */
     int64_t steps, batch, micro_batch;
     double learning_rate;
     int64_t lr_warmup;

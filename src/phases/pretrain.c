@@ -1,4 +1,5 @@
-/* Phase pretrain: ordinary diffusion training of a UNet from scratch.
+/* Phase pretrain: ordinary diffusion training of a UNet, from scratch or on from the weights of an earlier
+ * run.
  *
  *  1. the network's configuration, the data, and whether they fit
  *  2. the network, its optimiser, and the checkpoint of an earlier run
@@ -56,6 +57,7 @@ struct pretraining {
     struct noised_batch noised;
     struct history history;
     struct lineage lineage; // of the data
+    struct lineage initial; // of the file whose weights the run begins with; zero: none
     struct sample_sheet *sheet;
     int64_t step;         // done
     int64_t first, count; // this rank's samples of the global batch
@@ -100,6 +102,55 @@ static bool open_inputs(struct pretraining *training, struct unet_config *config
 
 // ---- 2: network, optimiser, checkpoint
 
+/* A network of other heads may have weights of the same shapes. */
+static bool check_network(const struct pretraining *training, struct h5_reader *reader, struct fault *fault)
+{
+    char *then;
+    if (!h5_load_text(reader, "config", MAX_CONFIG_BYTES, &then, fault)) return false;
+    bool same = strcmp(then, training->config_text) == 0;
+    free(then);
+    return same ||
+           fault_raise(fault, EXIT_CODE_INPUT,
+                       "%s belongs to another network than %s: go on without it, or with its configuration",
+                       h5_path(reader), training->cfg->unet);
+}
+
+static const char *prediction_name(const struct pretraining *training)
+{
+    return training->cfg->prediction == PREDICTION_V ? "v" : "epsilon";
+}
+
+/* Whether the file's weights mean here what they meant there. */
+static bool check_initial(struct pretraining *training, struct h5_reader *reader, struct fault *fault)
+{
+    char *prediction;
+    if (!restart_refuse_checkpoint(reader, fault) || !check_network(training, reader, fault) ||
+        !lineage_read(reader, &training->initial, fault) ||
+        !lineage_check(&training->initial, training->cfg->initial, &training->lineage,
+                       training->cfg->data_file, fault) ||
+        !h5_load_text(reader, "prediction", 64, &prediction, fault))
+        return false;
+    bool same = strcmp(prediction, prediction_name(training)) == 0;
+    if (!same)
+        fault_raise(fault, EXIT_CODE_INPUT, "%s predicts %s, pretrain.prediction is %s", h5_path(reader),
+                    prediction, prediction_name(training));
+    free(prediction);
+    return same;
+}
+
+static bool initialise(struct pretraining *training, struct fault *fault)
+{
+    const struct pretrain_cfg *cfg = training->cfg;
+    struct parameter_set *parameters = &training->unet->parameters;
+    parameters_initialise(parameters, (uint64_t)cfg->run.seed);
+    if (!*cfg->initial) return true;
+    struct h5_reader *reader;
+    if (!h5_open(cfg->initial, FILE_TEACHER, &reader, fault)) return false;
+    bool ok = check_initial(training, reader, fault) && weights_read_h5(parameters, reader, "weights", fault);
+    h5_close(reader);
+    return ok;
+}
+
 static bool build(struct pretraining *training, const struct unet_config *config, struct fault *fault)
 {
     const struct pretrain_cfg *cfg = training->cfg;
@@ -108,7 +159,8 @@ static bool build(struct pretraining *training, const struct unet_config *config
     training->unet = unet_new(training->backend, config, (struct unet_shape){0});
     struct parameter_set *parameters = &training->unet->parameters;
     parameter_set_allocate(parameters, true);
-    parameters_initialise(parameters, (uint64_t)cfg->run.seed);
+    initialise(training, fault);
+    if (!comm_agree(run->comm, fault)) return false;
     struct optimiser_config optimiser = {.learning_rate = cfg->learning_rate,
                                          .warmup_steps = cfg->lr_warmup,
                                          .beta1 = cfg->beta1,
@@ -129,18 +181,6 @@ static bool build(struct pretraining *training, const struct unet_config *config
     snprintf(training->checkpoint, sizeof training->checkpoint, "%s/pretrain.checkpoint.h5", cfg->run.folder);
     snprintf(training->csv, sizeof training->csv, "%s/pretrain.csv", cfg->run.folder);
     return true;
-}
-
-/* A network of other heads may have weights of the same shapes. */
-static bool check_network(const struct pretraining *training, struct h5_reader *reader, struct fault *fault)
-{
-    char *then;
-    if (!h5_load_text(reader, "config", MAX_CONFIG_BYTES, &then, fault)) return false;
-    bool same = strcmp(then, training->config_text) == 0;
-    free(then);
-    return same || fault_raise(fault, EXIT_CODE_INPUT,
-                               "%s belongs to another network than %s: remove it to start anew",
-                               h5_path(reader), training->cfg->unet);
 }
 
 static bool read_state(struct pretraining *training, struct h5_reader *reader, struct fault *fault)
@@ -177,9 +217,8 @@ static bool resume(struct pretraining *training, struct fault *fault)
 
 static bool write_common(struct pretraining *training, struct h5_writer *writer, struct fault *fault)
 {
-    const char *prediction = training->cfg->prediction == PREDICTION_V ? "v" : "epsilon";
     return h5_write_text(writer, "config", training->config_text, fault) &&
-           h5_write_text(writer, "prediction", prediction, fault) &&
+           h5_write_text(writer, "prediction", prediction_name(training), fault) &&
            lineage_write(&training->lineage, FILE_TEACHER, writer, fault) &&
            h5_write_one_int64(writer, "training/step", training->step, fault) &&
            h5_write_one_int64(writer, "training/samples", training->step * training->cfg->batch, fault) &&
@@ -214,9 +253,11 @@ static bool write_file(struct pretraining *training, const char *path,
     const struct run *run = training->run;
     timer_start(run->timers, "write");
     if (comm_rank(run->comm) == 0) {
-        struct h5_parent parent = {"data.h5", training->lineage.content_id};
+        struct h5_parent parents[] = {{"data.h5", training->lineage.content_id},
+                                      {"initial weights", training->initial.content_id}};
         struct h5_provenance provenance =
-            run_provenance(run, &training->cfg->run, training->backend, training->dtype, &parent, 1);
+            run_provenance(run, &training->cfg->run, training->backend, training->dtype, parents,
+                           *training->cfg->initial ? 2 : 1);
         struct h5_writer *writer;
         if (h5_create(path, FILE_TEACHER, &writer, fault)) {
             if (write_weights(training, writer, fault) && write_common(training, writer, fault))
@@ -418,7 +459,7 @@ static void report_memory(struct pretraining *training)
 
 static void release(struct pretraining *training)
 {
-    if (training->unet) {
+    if (training->optimiser.parameters) { // all of it was built
         optimiser_clear(&training->optimiser);
         tape_delete(training->tape);
         sample_order_clear(&training->order);
@@ -430,6 +471,7 @@ static void release(struct pretraining *training)
     dataset_close(training->dataset);
     if (training->backend) backend_close(training->backend);
     lineage_clear(&training->lineage);
+    lineage_clear(&training->initial);
     free(training->config_text);
     free(training->seed);
     free(training->loss);

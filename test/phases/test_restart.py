@@ -16,6 +16,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import h5py  # noqa: E402
 import numpy  # noqa: E402
+from PIL import Image  # noqa: E402
 from chain import OUTPUT, TIMEOUT, Chain, Checks, differences  # noqa: E402
 
 KILLS = 4  # of each phase
@@ -171,6 +172,41 @@ def no_finished_file(checks, chain):
     chain.make("bench", "assign")
 
 
+def begin_with_weights(checks, chain):
+    """pretrain.initial: a step so small that nothing moves gives the weights back, to the rounding of their average. What does not belong
+    to the run is refused: another network, a checkpoint, another prediction, latents of other pictures."""
+    chain.remove("pretrain.checkpoint.h5", "teacher.h5", "pretrain.csv")
+    chain.make("pretrain")
+    shutil.copy(chain.path("teacher.h5"), chain.path("initial.h5"))
+    shutil.copy(chain.path("pretrain.checkpoint.h5"), chain.path("checkpoint.h5"))
+    still, moved = {"pretrain.steps": 1, "pretrain.learning_rate": 1e-12}, {}
+    for initial in "initial.h5", "":
+        chain.remove("pretrain.checkpoint.h5", "teacher.h5")
+        chain.make("pretrain", settings={**still, **({"pretrain.initial": initial} if initial else {})})
+        with h5py.File(chain.path("initial.h5")) as a, h5py.File(chain.path("teacher.h5")) as b:
+            moved[initial] = max(float(numpy.abs(a["weights"][name][()] - b["weights"][name][()]).max()) for name in a["weights"])
+    checks.that(moved["initial.h5"] < 1e-6 and moved[""] > 1e-3, f"weights moved by {moved}")
+
+    def refused(expected, initial="initial.h5", settings=None):
+        chain.remove("pretrain.checkpoint.h5", "teacher.h5")
+        result = chain.run("pretrain", settings={**still, **(settings or {}), "pretrain.initial": initial})
+        checks.that(result.returncode == 3 and expected in result.stdout and not chain.path("teacher.h5").exists(),
+                    f"pretrain.initial = {initial}, expected '{expected}':\n{result.stdout}")
+
+    refused("is the checkpoint of a run", "checkpoint.h5")
+    refused("pretrain.prediction is epsilon", settings={"pretrain.prediction": "epsilon"})
+    unet = chain.path("unet.json").read_text()
+    chain.path("unet.json").write_text(unet.replace('"attention_head_dim": [2, 4]', '"attention_head_dim": [4, 4]'))
+    refused("belongs to another network")
+    chain.path("unet.json").write_text(unet)
+    for path in chain.path("pictures").glob("*.png"):
+        with Image.open(path) as picture:
+            darker = picture.point(lambda value: value // 2)
+        darker.save(path)
+    chain.make("prepare")
+    refused("they do not belong together")
+
+
 def settled_precision(checks, chain):
     """Precision auto is measured once: the file's deck, with which a restart compares, names what was computed in."""
     chain.remove("pretrain.checkpoint.h5", "teacher.h5")
@@ -200,6 +236,7 @@ def main():
         other_owners(checks, chain)
         no_finished_file(checks, chain)
         settled_precision(checks, chain)
+        begin_with_weights(checks, chain)
     checks.end()
 
 
