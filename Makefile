@@ -29,7 +29,7 @@ SUPPORT  := $(patsubst test/%.c,$(BUILD)/test/%.o,$(sort $(wildcard test/support
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all help info deps venv check test tests lint demo bench reference readme clean FORCE
+.PHONY: all help info deps venv check test tests mutants lint demo bench reference readme clean FORCE
 
 all: $(PROGRAM)          ## the program alone (what `make` does)
 
@@ -90,6 +90,10 @@ check: deps              ## all tests and lint
 	$(Q)$(MAKE) --no-print-directory WERROR=1 -j$$(nproc) all tests
 	$(Q)$(MAKE) --no-print-directory WERROR=1 lint test
 
+mutants: deps            ## break the code on purpose (ONLY=names): each time a test must fail
+	$(Q)$(MAKE) --no-print-directory venv
+	$(Q)MPIRUN="$(MPIRUN)" sh test/mutants/run.sh $(BUILD) $(PROGRAM) $(ONLY)
+
 lint:                    ## formatting, order of rooms, backend tests outside their rooms
 	$(Q)sh test/lint/lint.sh "$(CLANG_FORMAT)"
 
@@ -141,4 +145,4 @@ readme: $(PROGRAM)       ## put the generated references into README.md
 	$(Q)$(PYTHON) postproc/update_readme.py $(PROGRAM) README.md
 
 clean:                   ## remove what was built
-	rm -rf build/cpu build/cpu-sanitize aptp
+	rm -rf build/cpu build/cpu-sanitize build/mutants aptp

@@ -175,6 +175,31 @@ static void table_of_sd21_is_diffusers(void **state)
     backend_close(backend);
 }
 
+/* Each kind of norm has its own: norm_eps of the config in ResNets and at the end; whatever that is, 1e-6 at
+ * the entrance of a transformer and 1e-5 inside. Where variances are about 1, no output tells them apart. */
+static void epsilons_are_diffusers(void **state)
+{
+    (void)state;
+    struct backend *backend = backend_open(BACKEND_CPU);
+    struct unet_config config = config_of("sd21", 32);
+    config.epsilon = 0.25;
+    struct unet *unet = unet_new(backend, &config, (struct unet_shape){0});
+    assert_true(unet->conv_norm_out.epsilon == 0.25f);
+    for (int b = 0; b < unet->blocks; b++) {
+        const struct unet_block *block = &unet->block[b];
+        for (int i = 0; i < block->resnets; i++)
+            assert_true(block->resnet[i].norm1.epsilon == 0.25f && block->resnet[i].norm2.epsilon == 0.25f);
+        for (int i = 0; i < block->transformers; i++) {
+            const struct transformer_layer *layer = block->transformer[i].layer;
+            assert_true(block->transformer[i].norm.epsilon == 1e-6f);
+            assert_true(layer->norm1.epsilon == 1e-5f && layer->norm2.epsilon == 1e-5f &&
+                        layer->norm3.epsilon == 1e-5f);
+        }
+    }
+    unet_delete(unet);
+    backend_close(backend);
+}
+
 /* All counts are whole numbers below 2^53: equal, not near. */
 static void macs_of_sd21_are_diffusers(void **state)
 {
@@ -521,6 +546,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(table_of_sd21_is_diffusers),
+        cmocka_unit_test(epsilons_are_diffusers),
         cmocka_unit_test(macs_of_sd21_are_diffusers),
         cmocka_unit_test(mask_is_slice),
         cmocka_unit_test(a_mask_that_empties_a_unit_is_refused),
