@@ -142,7 +142,7 @@ class Report(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    result = unittest.main(exit=False, verbosity=1).result
+    result = unittest.main(argv=sys.argv[:1], exit=False, verbosity=1).result
     failed = len(result.failures) + len(result.errors)
     print(f"{result.testsRun - failed} passed, {failed} failed")
     sys.exit(0 if result.wasSuccessful() else 1)
