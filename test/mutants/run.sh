@@ -11,7 +11,7 @@ root=$PWD; patches=$root/test/mutants; copy=build/mutants
 # The copy is built once and then piece by piece, so only files that differ are copied: the others keep their time. This also
 # heals a copy that was left with a patch in it.
 files=$(git ls-files --cached --others --exclude-standard) || exit 1
-mkdir -p $copy/build
+mkdir -p "$copy/$build"
 ln -sfn ../../venv $copy/build/venv
 for file in $files; do
     [ ! -f "$file" ] || cmp -s "$file" "$copy/$file" && continue
