@@ -77,6 +77,7 @@ deps:                    ## install missing Debian packages (root or sudo)
 	$(Q)sh test/lint/deps.sh $(PACKAGES)
 
 venv: $(VENV)/done       ## Python environment of the tools, in build/venv
+	@:
 $(VENV)/done: postproc/requirements.txt
 	$(Q)sh postproc/make_venv.sh $(VENV) $(PYTHON)
 
