@@ -34,7 +34,7 @@ struct verification {
     bool check_only;         /* shapes are checked, values are not: the backend computes nothing */
     double largest_gradient; /* of the reference, once `gradient_known` */
     bool gradient_known;
-    struct h5_strings names; /* of datasets that were compared */
+    struct h5_strings names; /* of datasets that were compared; each string owned by itself */
     int compared, failed;
 };
 
