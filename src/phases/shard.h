@@ -10,6 +10,7 @@
 #include "io/index.h"
 #include "models/sentence_encoder.h"
 #include "phases/phase.h"
+#include "phases/text_list.h"
 
 enum { SPLIT_TRAIN, SPLIT_VALIDATION, SPLITS };
 extern const char *const split_name[SPLITS]; /* "train", "validation" */
@@ -20,16 +21,6 @@ extern const char *const item_text_name[ITEM_TEXTS]; /* their datasets: "caption
 
 enum { SKIPPED_IMAGE, SKIPPED_REASON, SKIPPED_TEXTS };
 extern const char *const skipped_name[SKIPPED_TEXTS]; /* "skipped/image", "skipped/reason" */
-
-/* Strings that are gathered, then written as one dataset. Zero initialised is empty. */
-struct text_list {
-    char **item; /* [count] owned */
-    int64_t count, capacity;
-};
-void text_list_add(struct text_list *list, const char *text);
-void text_list_clear(struct text_list *list);
-bool text_list_write(const struct text_list *list, struct h5_writer *writer, const char *name,
-                     struct fault *fault);
 
 /* "train/pixels" and the like. */
 enum { DATASET_NAME_SIZE = 64 };

@@ -84,8 +84,7 @@ static bool open_verification(const struct run *run, const struct verify_cfg *cf
 
 static void close_verification(struct verification *verification)
 {
-    for (int64_t i = 0; i < verification->names.count; i++) free(verification->names.item[i]);
-    h5_strings_free(&verification->names);
+    text_list_clear(&verification->names);
     if (verification->backend) backend_close(verification->backend);
     h5_close(verification->reference);
 }

@@ -86,13 +86,6 @@ static bool know_largest_gradient(struct verification *verification, struct faul
 
 // ---- comparing
 
-static void remember(struct verification *verification, const char *name)
-{
-    struct h5_strings *names = &verification->names;
-    names->item = check_realloc(names->item, (size_t)(names->count + 1) * sizeof *names->item);
-    names->item[names->count++] = check_strdup(name);
-}
-
 /* Largest |a - b|; infinite where one is not finite. */
 static double largest_error(int64_t count, const double *a, const double *b)
 {
@@ -126,7 +119,7 @@ static bool compare(struct verification *verification, enum quantity quantity, b
     struct h5_info info;
     double *expected = NULL;
     if (!h5_expect(verification->reference, name, rank, shape, &info, fault)) return false;
-    if (label == name) remember(verification, name);
+    if (label == name) text_list_add(&verification->names, name);
     if (verification->check_only) return true;
     if (is_gradient(quantity) && !know_largest_gradient(verification, fault)) return false;
     bool ok = load_any(verification, name, &expected, &info, fault);
@@ -197,7 +190,7 @@ bool verify_integers(struct verification *verification, const char *name, int ra
     if (!h5_load_int64(verification->reference, name, rank, shape, VERIFY_MAX_ELEMENTS, &expected, &info,
                        fault))
         return false;
-    remember(verification, name);
+    text_list_add(&verification->names, name);
     double error = 0, largest = 0;
     for (int64_t i = 0; i < info.elements; i++) {
         largest = fmax(largest, fabs((double)expected[i]));

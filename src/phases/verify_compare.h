@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "io/hdf5_file.h"
+#include "phases/text_list.h"
 #include "tensor/tape.h"
 
 /* Elements of one array of a reference. */
@@ -34,7 +35,7 @@ struct verification {
     bool check_only;         /* shapes are checked, values are not: the backend computes nothing */
     double largest_gradient; /* of the reference, once `gradient_known` */
     bool gradient_known;
-    struct h5_strings names; /* of datasets that were compared; each string owned by itself */
+    struct text_list names; /* of datasets that were compared */
     int compared, failed;
 };
 

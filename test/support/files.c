@@ -69,10 +69,9 @@ int folder_count(const char *folder)
 
 enum { CHILD_READ = 40, CHILD_FAULT = 41 };
 
-/* Reads in a process of its own, which may crash; its exit code, and in `found`
- * what it read. The parent must not have used OpenMP: a forked process has none
- * of the threads that libgomp believes in, and would wait for them. So
- * everything is read here, the sound file too. */
+/* Reads in a process of its own, which may crash; its exit code, and in `found` what it read. The parent must
+ * not have used OpenMP: a forked process has none of the threads that libgomp believes in, and would wait for
+ * them. So everything is read here, the sound file too. */
 static int read_apart(const char *path, file_reader reader, char found[SHA256_HEX_SIZE])
 {
     int channel[2];
