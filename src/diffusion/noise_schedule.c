@@ -4,6 +4,24 @@
 #include "base/random.h"
 
 #include <math.h>
+#include <string.h>
+
+static const char *const prediction_names[] = {[PREDICTION_V] = "v", [PREDICTION_EPSILON] = "epsilon"};
+
+const char *prediction_name(enum prediction prediction)
+{
+    return prediction_names[prediction];
+}
+
+bool prediction_find(const char *name, enum prediction *prediction)
+{
+    for (enum prediction p = PREDICTION_V; p <= PREDICTION_EPSILON; p++) {
+        if (strcmp(prediction_names[p], name) != 0) continue;
+        *prediction = p;
+        return true;
+    }
+    return false;
+}
 
 struct noise_schedule noise_schedule_scaled_linear(enum prediction prediction)
 {

@@ -3,12 +3,16 @@
 #ifndef DIFFUSION_NOISE_SCHEDULE_H
 #define DIFFUSION_NOISE_SCHEDULE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { TRAIN_TIMESTEPS = 1000 };
 
 /* What the UNet predicts: the noise eps, or v = sqrt(abar) eps - sqrt(1 - abar) z0. */
 enum prediction { PREDICTION_V, PREDICTION_EPSILON };
+
+const char *prediction_name(enum prediction prediction); /* "v", "epsilon": as files and decks say */
+bool prediction_find(const char *name, enum prediction *prediction);
 
 struct noise_schedule {
     enum prediction prediction;

@@ -84,16 +84,12 @@ static bool read_masks(struct benching *bench, struct fault *fault)
     const struct bench_cfg *cfg = bench->cfg;
     struct routing *routing = &bench->routing;
     if (!routing_open(cfg->router_file, bench->plan, routing, fault)) return false;
-    if (strcmp(routing->teacher_id, bench->teacher_id) != 0)
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s belongs to another teacher than %s", cfg->router_file,
-                           cfg->teacher_file);
+    if (!routing_check_teacher(routing, cfg->router_file, bench->teacher_id, cfg->teacher_file, fault))
+        return false;
     bench->config = routing->unet->config; // the same network, with the entries that the masks speak of
     int64_t K = routing->router->config.K;
     bench->masks = check_malloc((size_t)(K * routing->router->n));
     router_masks(routing->router, bench->masks);
-    for (int64_t k = 0; k < K; k++)
-        if (!unet_check_shape(&routing->unet->table, routing_shape(routing, bench->masks, k), fault))
-            return false;
     bench->M = 1 + K;
     return true;
 }

@@ -53,6 +53,14 @@ bool lineage_read(struct h5_reader *reader, struct lineage *lineage, struct faul
     return true;
 }
 
+struct lineage lineage_copy(const struct lineage *lineage)
+{
+    struct lineage copy = *lineage;
+    copy.text_encoder = check_strdup(lineage->text_encoder);
+    copy.sentence_encoder = check_strdup(lineage->sentence_encoder);
+    return copy;
+}
+
 bool lineage_open(const char *path, enum file_kind kind, struct lineage *lineage, struct fault *fault)
 {
     struct h5_reader *reader;
@@ -76,7 +84,7 @@ bool lineage_write(const struct lineage *lineage, enum file_kind kind, struct h5
     return h5_write_text(writer, "latent/kind", latent_kind_name(lineage->latent.kind), fault) &&
            h5_write_double(writer, "latent/scale", 1, &channels, lineage->latent.scale, fault) &&
            h5_write_text(writer, "encoder/text", lineage->text_encoder, fault) &&
-           (kind == FILE_TEACHER ||
+           (kind == FILE_TEACHER || kind == FILE_EXPERT ||
             h5_write_text(writer, "encoder/sentence", lineage->sentence_encoder, fault));
 }
 

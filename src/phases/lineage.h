@@ -8,14 +8,15 @@
 
 struct lineage {
     struct latent_form latent;
-    char *text_encoder;               /* SHA-256 of weights and pooling; owned */
-    char *sentence_encoder;           /* the same; "" in a file that has none (teacher.h5); owned */
+    char *text_encoder;     /* SHA-256 of weights and pooling; owned */
+    char *sentence_encoder; /* the same; "" in a file that has none (teacher.h5, expert_NN.h5); owned */
     char content_id[SHA256_HEX_SIZE]; /* of the file it was read from */
 };
 
-/* Reads the lineage of data.h5, teacher.h5 or router.h5. Free with lineage_clear. */
+/* Reads the lineage of data.h5, teacher.h5, router.h5 or expert_NN.h5. Free with lineage_clear. */
 bool lineage_read(struct h5_reader *reader, struct lineage *lineage, struct fault *fault);
 bool lineage_open(const char *path, enum file_kind kind, struct lineage *lineage, struct fault *fault);
+struct lineage lineage_copy(const struct lineage *lineage); /* free with lineage_clear */
 void lineage_clear(struct lineage *lineage);
 
 /* Writes the datasets latent/ and encoder/ that the kind of file has. */

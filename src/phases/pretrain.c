@@ -115,11 +115,6 @@ static bool check_network(const struct pretraining *training, struct h5_reader *
                        h5_path(reader), training->cfg->unet);
 }
 
-static const char *prediction_name(const struct pretraining *training)
-{
-    return training->cfg->prediction == PREDICTION_V ? "v" : "epsilon";
-}
-
 /* Whether the file's weights mean here what they meant there. */
 static bool check_initial(struct pretraining *training, struct h5_reader *reader, struct fault *fault)
 {
@@ -130,10 +125,10 @@ static bool check_initial(struct pretraining *training, struct h5_reader *reader
                        training->cfg->data_file, fault) ||
         !h5_load_text(reader, "prediction", 64, &prediction, fault))
         return false;
-    bool same = strcmp(prediction, prediction_name(training)) == 0;
+    bool same = strcmp(prediction, prediction_name(training->cfg->prediction)) == 0;
     if (!same)
         fault_raise(fault, EXIT_CODE_INPUT, "%s predicts %s, pretrain.prediction is %s", h5_path(reader),
-                    prediction, prediction_name(training));
+                    prediction, prediction_name(training->cfg->prediction));
     free(prediction);
     return same;
 }
@@ -218,7 +213,7 @@ static bool resume(struct pretraining *training, struct fault *fault)
 static bool write_common(struct pretraining *training, struct h5_writer *writer, struct fault *fault)
 {
     return h5_write_text(writer, "config", training->config_text, fault) &&
-           h5_write_text(writer, "prediction", prediction_name(training), fault) &&
+           h5_write_text(writer, "prediction", prediction_name(training->cfg->prediction), fault) &&
            lineage_write(&training->lineage, FILE_TEACHER, writer, fault) &&
            h5_write_one_int64(writer, "training/step", training->step, fault) &&
            h5_write_one_int64(writer, "training/samples", training->step * training->cfg->batch, fault) &&

@@ -219,6 +219,22 @@ bool routing_write(const struct routing *routing, struct h5_writer *writer, stru
 
 // ---- experts
 
+bool routing_check_teacher(const struct routing *routing, const char *router_name, const char *teacher_id,
+                           const char *teacher_name, struct fault *fault)
+{
+    if (strcmp(routing->teacher_id, teacher_id) != 0)
+        return fault_raise(fault, EXIT_CODE_INPUT, "%s belongs to another teacher than %s", router_name,
+                           teacher_name);
+    int64_t K = routing->router->config.K;
+    uint8_t *masks = check_malloc((size_t)(K * routing->router->n));
+    router_masks(routing->router, masks);
+    bool ok = true;
+    for (int64_t k = 0; ok && k < K; k++)
+        ok = unet_check_shape(&routing->unet->table, routing_shape(routing, masks, k), fault);
+    free(masks);
+    return ok;
+}
+
 struct unet_shape routing_shape(const struct routing *routing, const uint8_t *masks, int64_t k)
 {
     const uint8_t *mask = masks + k * routing->router->n;

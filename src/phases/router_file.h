@@ -30,6 +30,11 @@ bool routing_open(const char *path, struct backend *backend, struct routing *rou
 /* Writes the same. */
 bool routing_write(const struct routing *routing, struct h5_writer *writer, struct fault *fault);
 
+/* Refuses (EXIT_CODE_INPUT) a router and a teacher that do not belong together, and a mask that slicing
+ * cannot follow (unet_check_shape). The names are for messages. */
+bool routing_check_teacher(const struct routing *routing, const char *router_name, const char *teacher_id,
+                           const char *teacher_name, struct fault *fault);
+
 /* The mask of expert k, [entries] 1 = kept, as a shape; it lies in masks[K, entries] of router_masks. */
 struct unet_shape routing_shape(const struct routing *routing, const uint8_t *masks, int64_t k);
 
