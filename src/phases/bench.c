@@ -392,7 +392,8 @@ static void time_prune_step(struct benching *bench, const struct unet *unet)
     struct noised_batch inputs = make_inputs(&info, count);
     float *gates = constants(0.75f, count * n), *gradient = constants(0, count * n);
     double *losses = check_calloc(3 * (size_t)count, sizeof *losses);
-    struct prune_case c = {.student = {.unet = unet,
+    struct prune_case c = {.student = {.teacher = unet,
+                                       .unet = unet,
                                        .info = &info,
                                        .weights = {1, 0.2, 0.2},
                                        .micro_batch = count,

@@ -20,6 +20,7 @@
 #include "train/history.h"
 #include "train/noised_batch.h"
 #include "train/optimiser.h"
+#include "train/optimiser_file.h"
 #include "train/sample_order.h"
 
 #include <math.h>
@@ -180,17 +181,9 @@ static bool build(struct pretraining *training, const struct unet_config *config
 
 static bool read_state(struct pretraining *training, struct h5_reader *reader, struct fault *fault)
 {
-    struct optimiser *optimiser = &training->optimiser;
-    struct parameter_set *parameters = &training->unet->parameters;
     return restart_check_deck(reader, training->run->deck, free_keys, fault) &&
            restart_check_data(reader, training->lineage.content_id, training->cfg->data_file, fault) &&
-           check_network(training, reader, fault) && weights_read_h5(parameters, reader, "weights", fault) &&
-           (!optimiser->average ||
-            weights_read_values_h5(parameters, optimiser->average, reader, "ema", fault)) &&
-           weights_read_values_h5(parameters, optimiser->first, reader, "optimizer/first_moment", fault) &&
-           weights_read_values_h5(parameters, optimiser->second, reader, "optimizer/second_moment", fault) &&
-           h5_read_one_int64(reader, "optimizer/step", &optimiser->step, fault) &&
-           h5_read_one_int64(reader, "training/skipped", &optimiser->skipped, fault) &&
+           check_network(training, reader, fault) && optimiser_read_h5(&training->optimiser, reader, fault) &&
            h5_read_one_int64(reader, "training/step", &training->step, fault) &&
            history_read_h5(&training->history, reader, fault);
 }
@@ -223,21 +216,13 @@ static bool write_common(struct pretraining *training, struct h5_writer *writer,
 
 static bool write_state(struct pretraining *training, struct h5_writer *writer, struct fault *fault)
 {
-    const struct optimiser *optimiser = &training->optimiser;
-    const struct parameter_set *parameters = &training->unet->parameters;
-    return weights_write_h5(parameters, NULL, writer, "weights", false, fault) &&
-           (!optimiser->average ||
-            weights_write_h5(parameters, optimiser->average, writer, "ema", false, fault)) &&
-           weights_write_h5(parameters, optimiser->first, writer, "optimizer/first_moment", false, fault) &&
-           weights_write_h5(parameters, optimiser->second, writer, "optimizer/second_moment", false, fault) &&
-           h5_write_one_int64(writer, "optimizer/step", optimiser->step, fault);
+    return optimiser_write_h5(&training->optimiser, writer, fault);
 }
 
 static bool write_averaged_weights(struct pretraining *training, struct h5_writer *writer,
                                    struct fault *fault)
 {
-    return weights_write_h5(&training->unet->parameters, training->optimiser.average, writer, "weights",
-                            training->cfg->half, fault);
+    return optimiser_write_result_h5(&training->optimiser, training->cfg->half, writer, fault);
 }
 
 /* One file, whole or not at all; rank 0 writes, the verdict is shared. */

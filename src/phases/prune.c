@@ -206,7 +206,8 @@ static void make_arrays(struct pruning *pruning)
     pruning->log_values = check_malloc((size_t)pruning->history.values * sizeof *pruning->log_values);
     pruning->tape = tape_new(pruning->backend, pruning->dtype);
     sample_order_init(&pruning->order, (uint64_t)cfg->run.seed, pruning->info->items);
-    pruning->student = (struct student){.unet = pruning->teacher.unet,
+    pruning->student = (struct student){.teacher = pruning->teacher.unet,
+                                        .unet = pruning->teacher.unet,
                                         .info = pruning->info,
                                         .weights = {cfg->w_ddpm, cfg->w_distill_out, cfg->w_distill_block},
                                         .micro_batch = cfg->micro_batch,

@@ -224,8 +224,12 @@ static void run_student(struct tape *tape, const struct step_case *c, const doub
         .gate_gradient = check_malloc((size_t)count * sizeof(double)),
         .output = student_output(tape, c, single),
     };
-    struct student student = {
-        .unet = c->unet, .info = &c->info, .weights = c->weights, .micro_batch = B, .global_batch = B};
+    struct student student = {.teacher = c->unet,
+                              .unet = c->unet,
+                              .info = &c->info,
+                              .weights = c->weights,
+                              .micro_batch = B,
+                              .global_batch = B};
     student_run(tape, &student, &c->noised, single, &result->student);
     for (int64_t i = 0; i < count; i++) result->gate_gradient[i] = result->student.gate_gradient[i];
     free(single);

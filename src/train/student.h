@@ -1,5 +1,6 @@
-/* The gated network learning from the full one: forward passes of both, losses, and the gradient for the
- * gates (METHOD section 4, points 1 to 3). */
+/* A student learning from the teacher: forward passes of both, losses, and gradients. In pruning the student
+ * is the teacher itself under gates, which get the gradients (METHOD section 4, points 1 to 3); in
+ * fine-tuning it is an expert, whose weights get them (METHOD section 6). */
 #ifndef TRAIN_STUDENT_H
 #define TRAIN_STUDENT_H
 
@@ -16,11 +17,13 @@ struct student_weights {
 struct student_result {
     double *ddpm, *distill_out,
         *distill_block;   /* [count] unweighted losses; ddpm has the sample's min-SNR weight in it */
-    float *gate_gradient; /* [count, entries] of the weighted losses' mean over the global batch */
+    float *gate_gradient; /* [count, entries] of the weighted losses' mean over the global batch; not written
+                           * without gates */
 };
 
 struct student {
-    const struct unet *unet; /* frozen or not: no weight gets a gradient from here if it is */
+    const struct unet *teacher; /* frozen; NULL: nothing is distilled, its losses are 0 */
+    const struct unet *unet;    /* frozen, or trainable: then gradients are added to its weights' */
     const struct dataset_info *info;
     struct student_weights weights;
     int64_t micro_batch;  /* samples at a time: part of the result's rounding, so fixed for a run */
@@ -28,8 +31,8 @@ struct student {
     bool recompute;       /* activations of blocks are computed again in the backward pass */
 };
 
-/* Runs the samples of `noised` with gates[count, entries] (host memory). count must be a multiple of
- * micro_batch, so that every pass has the same shapes. Local. */
+/* Runs the samples of `noised` with gates[count, entries] (host memory; NULL: no gates), micro_batch at a
+ * time; if that does not divide count, the last pass is a smaller one. Local. */
 void student_run(struct tape *tape, const struct student *student, const struct noised_batch *noised,
                  const float *gates, struct student_result *result);
 
