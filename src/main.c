@@ -11,6 +11,7 @@
 #include "io/timer_json.h"
 #include "phases/assign.h"
 #include "phases/bench.h"
+#include "phases/finetune.h"
 #include "phases/phase.h"
 #include "phases/prepare.h"
 #include "phases/pretrain.h"
@@ -228,6 +229,8 @@ static bool run_phase(struct run *run, enum phase_id phase, const union phase_cf
         return phase_prune(run, &cfg->prune, fault);
     case PHASE_ASSIGN:
         return phase_assign(run, &cfg->assign, fault);
+    case PHASE_FINETUNE:
+        return phase_finetune(run, &cfg->finetune, fault);
     case PHASE_BENCH:
         return phase_bench(run, &cfg->bench, fault);
     case PHASE_VERIFY:
@@ -241,7 +244,8 @@ static bool run_phase(struct run *run, enum phase_id phase, const union phase_cf
  * the job. */
 static void share_end(const struct comm *comm, struct fault *fault)
 {
-    bool failed = fault->code != EXIT_CODE_OK;
+    // Ranks that were asked to stop wait for those whose step takes longer.
+    bool failed = fault->code != EXIT_CODE_OK && fault->code != EXIT_CODE_STOPPED;
     if (!comm_meet(comm, failed ? meeting_seconds : INFINITY)) {
         fprintf(stderr, "aptp: error: rank %d: %s\n", comm_rank(comm), fault->text);
         comm_abort(comm, fault->code);

@@ -45,6 +45,11 @@ void stop_init(struct stop *stop, double limit, const char *folder)
     if (folder) stop->file = check_format("%s/stop", folder);
 }
 
+void stop_watch(struct stop *stop, const char *folder)
+{
+    if (!stop->file) stop->file = check_format("%s/stop", folder);
+}
+
 void stop_clear(struct stop *stop)
 {
     free(stop->file);

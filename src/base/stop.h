@@ -13,7 +13,7 @@
 struct stop {
     double deadline;    /* of timer_now; infinity: none */
     double next_poll;   /* the file is looked for at most once a second */
-    char *file;         /* "FOLDER/stop", owned; NULL: not looked for (ranks other than 0) */
+    char *file;         /* "FOLDER/stop", owned; NULL: not looked for (most ranks) */
     bool asked;         /* once true it stays so */
     const char *reason; /* "signal", "wall-clock limit", "file stop", or NULL */
 };
@@ -28,6 +28,9 @@ void stop_release_signals(void);
 /* `limit` is in seconds from now, 0 = none. `folder` may be NULL. Free with stop_clear. */
 void stop_init(struct stop *stop, double limit, const char *folder);
 void stop_clear(struct stop *stop);
+/* From now on this rank too looks for the file `stop` of that folder: one of each group of ranks that goes on
+ * by itself. */
+void stop_watch(struct stop *stop, const char *folder);
 
 /* Whether this rank was asked to stop. Local. */
 bool stop_asked(struct stop *stop);

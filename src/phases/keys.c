@@ -34,10 +34,12 @@ struct key {
 #define PRETRAIN(member) [PHASE_PRETRAIN] = AT(pretrain, member)
 #define PRUNE(member) [PHASE_PRUNE] = AT(prune, member)
 #define ASSIGN(member) [PHASE_ASSIGN] = AT(assign, member)
+#define FINETUNE(member) [PHASE_FINETUNE] = AT(finetune, member)
 #define BENCH(member) [PHASE_BENCH] = AT(bench, member)
 #define VERIFY(member) [PHASE_VERIFY] = AT(verify, member)
 #define EVERY(member)                                                                                        \
-    PREPARE(member), PRETRAIN(member), PRUNE(member), ASSIGN(member), BENCH(member), VERIFY(member)
+    PREPARE(member), PRETRAIN(member), PRUNE(member), ASSIGN(member), FINETUNE(member), BENCH(member),       \
+        VERIFY(member)
 
 _Static_assert(sizeof(enum precision) == sizeof(int), "fields of KEY_ENUM are filled as int");
 
@@ -47,7 +49,7 @@ static const struct key keys[] = {
     {"run.seed", KEY_INT, "1", "[0, 9223372036854775807]", NULL,
      "seed of all random numbers", {EVERY(run.seed)}},
     {"run.folder", KEY_PATH, "\"run\"", NULL, NULL,
-     "folder of the run: its files, checkpoints and logs; a file named stop in it ends prepare, pretrain and prune with a checkpoint", {EVERY(run.folder)}},
+     "folder of the run: its files, checkpoints and logs; a file named stop in it ends prepare, pretrain, prune and finetune with a checkpoint", {EVERY(run.folder)}},
     {"run.threads", KEY_INT, "0", "[0, 4096]", NULL,
      "threads of each rank; 0: as OMP_NUM_THREADS says, else the cores of the rank", {EVERY(run.threads)}},
     {"run.log", KEY_ENUM, "\"normal\"", "quiet, normal, verbose", NULL,
@@ -55,23 +57,25 @@ static const struct key keys[] = {
     {"run.log_all_ranks", KEY_BOOL, "false", NULL, NULL,
      "every rank prints, not rank 0 alone (--log-all-ranks)", {EVERY(run.log_all_ranks)}},
     {"run.wall_clock_limit", KEY_DOUBLE, "0", "[0, inf)", "s",
-     "end with a checkpoint and exit code 75 after this time; 0: no limit", {PREPARE(run.wall_clock_limit), PRETRAIN(run.wall_clock_limit), PRUNE(run.wall_clock_limit)}},
+     "end with a checkpoint and exit code 75 after this time; 0: no limit", {PREPARE(run.wall_clock_limit), PRETRAIN(run.wall_clock_limit), PRUNE(run.wall_clock_limit), FINETUNE(run.wall_clock_limit)}},
     {"run.backend", KEY_ENUM, "\"cpu\"", "cpu", NULL,
      "what computes", {EVERY(run.backend)}},
     {"run.precision", KEY_ENUM, "\"auto\"", "fp32, bf16, auto", NULL,
      "of the models' arithmetic; auto: bf16 where it is the faster (measured at the start, echoed in the files), else fp32", {EVERY(run.precision)}},
     {"comm.deterministic", KEY_BOOL, "false", NULL, NULL,
-     "sum gradients over ranks in a fixed order", {PRETRAIN(deterministic)}},
+     "sum gradients over ranks in a fixed order", {PRETRAIN(deterministic), FINETUNE(deterministic)}},
 
     // ---- files of the chain
     {"files.data", KEY_FILE, "\"data.h5\"", NULL, NULL,
-     "pictures or latents, captions, text states; written by prepare", {PREPARE(data_file), PRETRAIN(data_file), PRUNE(data_file), ASSIGN(data_file)}},
+     "pictures or latents, captions, text states; written by prepare", {PREPARE(data_file), PRETRAIN(data_file), PRUNE(data_file), ASSIGN(data_file), FINETUNE(data_file)}},
     {"files.teacher", KEY_FILE, "\"teacher.h5\"", NULL, NULL,
-     "the full UNet; written by pretrain", {PRETRAIN(teacher_file), PRUNE(teacher_file), BENCH(teacher_file)}},
+     "the full UNet; written by pretrain", {PRETRAIN(teacher_file), PRUNE(teacher_file), FINETUNE(teacher_file), BENCH(teacher_file)}},
     {"files.router", KEY_FILE, "\"router.h5\"", NULL, NULL,
-     "predictor, codes, one mask for each expert; written by prune", {PRUNE(router_file), ASSIGN(router_file), BENCH(router_file)}},
+     "predictor, codes, one mask for each expert; written by prune", {PRUNE(router_file), ASSIGN(router_file), FINETUNE(router_file), BENCH(router_file)}},
     {"files.assignment", KEY_FILE, "\"assignment.h5\"", NULL, NULL,
-     "the expert of every prompt; written by assign", {ASSIGN(assignment_file)}},
+     "the expert of every prompt; written by assign", {ASSIGN(assignment_file), FINETUNE(assignment_file)}},
+    {"files.expert", KEY_FILE, "\"expert\"", NULL, NULL,
+     "the experts, expert_00.h5 and so on: what stands before the number; written by finetune", {FINETUNE(expert_file)}},
     {"files.bench", KEY_FILE, "\"bench.h5\"", NULL, NULL,
      "the measurements; written by bench", {BENCH(bench_file)}},
 
@@ -229,6 +233,52 @@ static const struct key keys[] = {
     {"assign.macs_resolutions", KEY_INTS, "[96]", "[1, 4096]", "latents",
      "sizes at which the experts' MACs are printed, beside the one of the budget", {ASSIGN(macs_resolutions)}},
 
+    // ---- finetune
+    {"finetune.expert", KEY_INT, "-1", "[-1, 1000000]", NULL,
+     "the one expert to train (a job array trains one a task); -1: all of them", {FINETUNE(expert)}},
+    {"finetune.steps", KEY_INT, "30000", "[1, inf)", "steps",
+     "of each expert", {FINETUNE(steps)}},
+    {"finetune.epochs", KEY_DOUBLE, "0", "[0, inf)", NULL,
+     "passes over each expert's prompts, instead of finetune.steps; 0: that counts", {FINETUNE(epochs)}},
+    {"finetune.batch", KEY_INT, "128", "[1, 1048576]", NULL,
+     "pictures a step, over all ranks that train the expert", {FINETUNE(batch)}},
+    {"finetune.micro_batch", KEY_INT, "32", "[1, 65536]", NULL,
+     "pictures that go through the UNets at a time", {FINETUNE(micro_batch)}},
+    {"finetune.learning_rate", KEY_DOUBLE, "1e-5", "(0, 1]", NULL,
+     "AdamW, before lr_scale", {FINETUNE(learning_rate)}},
+    {"finetune.lr_scale", KEY_ENUM, "\"none\"", "sqrt_batch, none", NULL,
+     "factor of the learning rate (the released code: sqrt_batch)", {FINETUNE(lr_scale)}},
+    {"finetune.lr_warmup", KEY_INT, "250", "[0, inf)", "steps",
+     "the learning rate rises linearly from 0, then stays", {FINETUNE(lr_warmup)}},
+    {"finetune.beta1", KEY_DOUBLE, "0.9", "[0, 1)", NULL,
+     "AdamW", {FINETUNE(beta1)}},
+    {"finetune.beta2", KEY_DOUBLE, "0.999", "[0, 1)", NULL,
+     "AdamW", {FINETUNE(beta2)}},
+    {"finetune.epsilon", KEY_DOUBLE, "1e-8", "(0, 1]", NULL,
+     "AdamW", {FINETUNE(epsilon)}},
+    {"finetune.weight_decay", KEY_DOUBLE, "0", "[0, 1]", NULL,
+     "AdamW, decoupled", {FINETUNE(weight_decay)}},
+    {"finetune.clip_norm", KEY_DOUBLE, "1.0", "[0, inf)", NULL,
+     "largest norm of the gradient; 0: not clipped", {FINETUNE(clip_norm)}},
+    {"finetune.ema_decay", KEY_DOUBLE, "0", "[0, 1)", NULL,
+     "moving average of the weights, which is then what is written; 0: none", {FINETUNE(ema_decay)}},
+    {"finetune.w_ddpm", KEY_DOUBLE, "1e-4", "[0, inf)", NULL,
+     "alpha_ddpm: weight of the diffusion loss", {FINETUNE(w_ddpm)}},
+    {"finetune.w_distill_out", KEY_DOUBLE, "1.0", "[0, inf)", NULL,
+     "alpha_distill of the distance to the teacher's output", {FINETUNE(w_distill_out)}},
+    {"finetune.w_distill_block", KEY_DOUBLE, "1.0", "[0, inf)", NULL,
+     "alpha_distill of the distance to the outputs of the teacher's blocks", {FINETUNE(w_distill_block)}},
+    {"finetune.min_snr", KEY_DOUBLE, "5.0", "[0, inf)", NULL,
+     "gamma of the min-SNR weight of the diffusion loss; 0: off", {FINETUNE(min_snr)}},
+    {"finetune.prompt_dropout", KEY_DOUBLE, "0", "[0, 1)", NULL,
+     "part of the prompts that is replaced by the empty one, for guidance", {FINETUNE(prompt_dropout)}},
+    {"finetune.recompute", KEY_BOOL, "false", NULL, NULL,
+     "compute activations again in the backward pass: less memory, more time", {FINETUNE(recompute)}},
+    {"finetune.checkpoint_every", KEY_INT, "1000", "[1, inf)", "steps",
+     "distance of checkpoints", {FINETUNE(checkpoint_every)}},
+    {"finetune.half", KEY_BOOL, "true", NULL, NULL,
+     "write the finished weights as IEEE half", {FINETUNE(half)}},
+
     // ---- bench
     {"bench.experts", KEY_BOOL, "true", NULL, NULL,
      "measure the experts of files.router too, not the teacher alone", {BENCH(experts)}},
@@ -268,6 +318,8 @@ static const struct {
     [PHASE_PRETRAIN] = {"pretrain", "train a UNet from scratch: the teacher", true, true},
     [PHASE_PRUNE] = {"prune", "learn the prompt router and the experts' architectures", true, true},
     [PHASE_ASSIGN] = {"assign", "route every prompt to its expert", true, false},
+    [PHASE_FINETUNE] = {"finetune", "train each expert, sliced out of the teacher, on its own prompts", true,
+                        true},
     [PHASE_BENCH] = {"bench", "parameters, MACs, time and memory of the teacher and its experts", true,
                      false},
     [PHASE_VERIFY] = {"verify", "compare with a reference made by PyTorch", false, false},
@@ -649,6 +701,14 @@ static bool prune_rules(const struct deck *deck, const struct prune_cfg *cfg, st
     return true;
 }
 
+static bool finetune_rules(const struct deck *deck, const struct finetune_cfg *cfg, struct fault *fault)
+{
+    if (cfg->w_ddpm + cfg->w_distill_out + cfg->w_distill_block > 0) return true;
+    return rule_broken(
+        deck, "finetune.w_ddpm", fault,
+        "finetune.w_ddpm, w_distill_out and w_distill_block are all 0: nothing is trained for");
+}
+
 static bool pretrain_rules(const struct deck *deck, const struct pretrain_cfg *cfg, struct fault *fault)
 {
     if (!rule_micro_batch(deck, "pretrain.micro_batch", cfg->batch, cfg->micro_batch, fault)) return false;
@@ -670,6 +730,8 @@ static bool check_rules(const struct deck *deck, enum phase_id phase, const unio
         return pretrain_rules(deck, &cfg->pretrain, fault);
     case PHASE_PRUNE:
         return prune_rules(deck, &cfg->prune, fault);
+    case PHASE_FINETUNE:
+        return finetune_rules(deck, &cfg->finetune, fault);
     case PHASE_BENCH:
         return rule_not_empty(deck, "bench.resolutions", cfg->bench.resolutions.count, fault) &&
                rule_not_empty(deck, "bench.batch_sizes", cfg->bench.batch_sizes.count, fault);

@@ -23,6 +23,7 @@ enum phase_id {
     PHASE_PRETRAIN,
     PHASE_PRUNE,
     PHASE_ASSIGN,
+    PHASE_FINETUNE,
     PHASE_BENCH,
     PHASE_VERIFY,
     PHASES,
@@ -138,6 +139,27 @@ struct assign_cfg {
     struct integer_list macs_resolutions; /* latents that the ratio is also printed at */
 };
 
+struct finetune_cfg {
+    struct run_cfg run;
+    char *data_file, *teacher_file, *router_file, *assignment_file; /* read */
+    char *expert_file;                                              /* written: prefix of their names */
+    int64_t expert;                                                 /* the one to train, -1: all */
+    int64_t steps;                                                  /* of each expert */
+    double epochs; /* > 0: passes over each expert's prompts, instead of steps */
+    int64_t batch, micro_batch;
+    double learning_rate;
+    enum lr_scale lr_scale;
+    int64_t lr_warmup;
+    double beta1, beta2, epsilon, weight_decay, clip_norm, ema_decay;
+    double w_ddpm, w_distill_out, w_distill_block;
+    double min_snr; /* gamma, 0: off */
+    double prompt_dropout;
+    bool recompute;
+    bool deterministic; /* comm.deterministic */
+    int64_t checkpoint_every;
+    bool half; /* weights written as IEEE half */
+};
+
 struct bench_cfg {
     struct run_cfg run;
     char *teacher_file, *router_file; /* read */
@@ -167,6 +189,7 @@ union phase_cfg {
     struct pretrain_cfg pretrain;
     struct prune_cfg prune;
     struct assign_cfg assign;
+    struct finetune_cfg finetune;
     struct bench_cfg bench;
     struct verify_cfg verify;
 };

@@ -9,7 +9,6 @@
 #include "phases/pretrain.h"
 
 #include "base/check.h"
-#include "base/random.h"
 #include "io/text_file.h"
 #include "models/initialise.h"
 #include "models/weights.h"
@@ -21,7 +20,7 @@
 #include "train/noised_batch.h"
 #include "train/optimiser.h"
 #include "train/optimiser_file.h"
-#include "train/sample_order.h"
+#include "train/sample_request.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -256,22 +255,13 @@ static bool write_file(struct pretraining *training, const char *path,
 static void ask_batch(struct pretraining *training, int64_t step)
 {
     const struct pretrain_cfg *cfg = training->cfg;
-    int64_t count = training->count;
-    int64_t *item = check_malloc((size_t)count * sizeof *item);
-    int *flip = check_malloc((size_t)count * sizeof *flip);
-    bool *drop = check_malloc((size_t)count * sizeof *drop);
-    sample_order_items(&training->order, step * cfg->batch + training->first, count, item);
-    for (int64_t i = 0; i < count; i++) {
-        uint64_t seed = (uint64_t)cfg->run.seed, sample = (uint64_t)(training->first + i);
-        struct random_key flips = {seed, RANDOM_FLIP, (uint64_t)step, sample};
-        struct random_key drops = {seed, RANDOM_PROMPT_DROPOUT, (uint64_t)step, sample};
-        flip[i] = (int)random_below(flips, 0, (uint64_t)dataset_info(training->dataset)->flips);
-        drop[i] = random_uniform(drops, 0) < cfg->prompt_dropout;
-    }
-    dataset_ask(training->dataset, count, item, flip, drop);
-    free(item);
-    free(flip);
-    free(drop);
+    struct sample_request request = {.seed = (uint64_t)cfg->run.seed,
+                                     .step = step,
+                                     .batch = cfg->batch,
+                                     .first = training->first,
+                                     .count = training->count,
+                                     .prompt_dropout = cfg->prompt_dropout};
+    sample_request_ask(&request, &training->order, training->dataset);
 }
 
 /* Forward and backward pass of samples [first, first + micro_batch) of this rank; returns the sum of their

@@ -11,14 +11,13 @@
 #include "phases/prune.h"
 
 #include "base/check.h"
-#include "base/random.h"
 #include "phases/provenance.h"
 #include "phases/restart.h"
 #include "phases/router_file.h"
 #include "phases/teacher.h"
 #include "router/transport.h"
 #include "train/history.h"
-#include "train/sample_order.h"
+#include "train/sample_request.h"
 #include "train/student.h"
 
 #include <math.h>
@@ -346,17 +345,13 @@ static bool write_file(struct pruning *pruning, const char *path, bool state, st
 static void ask_batch(struct pruning *pruning, int64_t step)
 {
     const struct prune_cfg *cfg = pruning->cfg;
-    int64_t *item = check_malloc((size_t)pruning->count * sizeof *item);
-    int *flip = check_malloc((size_t)pruning->count * sizeof *flip);
-    sample_order_items(&pruning->order, step * cfg->batch + pruning->first, pruning->count, item);
-    for (int64_t i = 0; i < pruning->count; i++) {
-        struct random_key key = {(uint64_t)cfg->run.seed, RANDOM_FLIP, (uint64_t)step,
-                                 (uint64_t)(pruning->first + i)};
-        flip[i] = (int)random_below(key, 0, (uint64_t)pruning->info->flips);
-    }
-    dataset_ask(pruning->dataset, pruning->count, item, flip, NULL);
-    free(item);
-    free(flip);
+    struct sample_request request = {.seed = (uint64_t)cfg->run.seed,
+                                     .step = step,
+                                     .batch = cfg->batch,
+                                     .first = pruning->first,
+                                     .count = pruning->count,
+                                     .prompt_dropout = 0};
+    sample_request_ask(&request, &pruning->order, pruning->dataset);
 }
 
 /* 3a: this rank's samples made noisy, the embeddings of the global batch in pruning->z. */

@@ -1,4 +1,4 @@
-"""Runs of pretrain and prune that end early and go on: every dataset of the finished file is bit for bit that of a run that never
+"""Runs of pretrain, prune and finetune that end early and go on: every dataset of the finished file is bit for bit that of a run that never
 stopped, and so is the CSV but for its timing column. Ended by a file `stop`, by SIGUSR1, by the wall-clock limit, and by kill -9 at
 random moments. A checkpoint of another deck, teacher or data set is refused.
 
@@ -24,7 +24,12 @@ STOPPED = 75
 TIMING = "samples_per_second"
 MORE_STEPS = {"pretrain": {"pretrain.steps": 24, "pretrain.checkpoint_every": 3},
               "prune": {"prune.warmup_steps": 8, "prune.steps": 16, "prune.checkpoint_every": 3,
-                        "router.codes_init": "kmeans"}}
+                        "router.codes_init": "kmeans"},
+              "finetune": {"finetune.expert": 2, "finetune.steps": 24, "finetune.checkpoint_every": 3}}
+# What a run ends with, its log and its checkpoint.
+FILES = {"pretrain": ("teacher.h5", "pretrain.csv", "pretrain.checkpoint.h5"),
+         "prune": ("router.h5", "prune.csv", "prune.checkpoint.h5"),
+         "finetune": ("expert_02.h5", "finetune_02.csv", "finetune_02.checkpoint.h5")}
 
 
 def metrics(path):
@@ -47,7 +52,7 @@ class Trial:
         self.clear()
 
     def files(self):
-        return OUTPUT[self.phase], f"{self.phase}.csv", f"{self.phase}.checkpoint.h5"
+        return FILES[self.phase]
 
     def clear(self):
         self.chain.remove(*self.files())
@@ -61,7 +66,8 @@ class Trial:
                 if not file.endswith(".csv"):
                     found = differences(self.chain.path(f"whole_{file}"), self.chain.path(file))
                     self.checks.that(not found, f"{what}: {file} is not the same:\n" + "\n".join(found))
-            same = metrics(self.chain.path(f"whole_{self.phase}.csv")) == metrics(self.chain.path(f"{self.phase}.csv"))
+            log = self.files()[1]
+            same = metrics(self.chain.path(f"whole_{log}")) == metrics(self.chain.path(log))
             self.checks.that(same, f"{what}: the CSV is not the same")
         partial = sorted(self.chain.folder.glob("*.partial"))
         self.checks.that(not partial, f"{what}: left behind: {partial}")
@@ -69,7 +75,7 @@ class Trial:
 
     def wait_for_steps(self, process, count):
         """Until the CSV has that many lines of steps."""
-        path = self.chain.path(f"{self.phase}.csv")
+        path = self.chain.path(self.files()[1])
         limit = time.monotonic() + TIMEOUT
         while time.monotonic() < limit and process.poll() is None:
             if path.exists() and path.read_text().count("\n") > count:
@@ -92,7 +98,7 @@ class Trial:
         self.wait_for_steps(process, 5)
         process.send_signal(signal.SIGUSR1)
         self.expect_stop(f"SIGUSR1, {ranks} ranks", process)
-        if ranks <= 1 or self.phase == "prune":  # pretrain's sums over ranks are others than those of one
+        if ranks <= 1 or self.phase == "prune":  # the others' sums over ranks are not those of one
             self.finish("SIGUSR1")
         else:
             self.clear()
@@ -107,7 +113,7 @@ class Trial:
         for _ in range(KILLS):
             process = self.chain.start(self.phase, settings=self.settings)
             if generator.random() < 0.5:  # in the loop, often while a checkpoint is written
-                have = self.chain.path(f"{self.phase}.csv")
+                have = self.chain.path(self.files()[1])
                 lines = have.read_text().count("\n") if have.exists() else 0
                 self.wait_for_steps(process, lines + generator.randrange(4))
                 time.sleep(generator.random() * 0.02)
@@ -223,7 +229,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         chain = Chain(sys.argv[1], folder)
         chain.make("prepare")
-        for phase in "pretrain", "prune":
+        for phase in FILES:
+            if phase == "finetune":
+                chain.make("assign")
             trial = Trial(checks, chain, phase)
             trial.stop_by_file()
             trial.stop_by_signal(0)
@@ -231,7 +239,7 @@ def main():
             trial.stop_by_clock()
             trial.kill_at_random(generator)
             chain.make(phase)
-            chain.remove(f"{phase}.checkpoint.h5")
+            chain.remove(FILES[phase][2])
         chain.remove("router.h5")
         other_owners(checks, chain)
         no_finished_file(checks, chain)

@@ -56,6 +56,12 @@ router: { experts = 3; ff_entries = 4; };
     "assign": """
 assign: { batch = 8; macs_resolutions = [16]; };
 """,
+    "finetune": """
+finetune: {
+    steps = 6; batch = 6; micro_batch = 2; learning_rate = 1e-3; lr_warmup = 2; ema_decay = 0.9; prompt_dropout = 0.2;
+    checkpoint_every = 2; half = false;
+};
+""",
     "bench": """
 bench: { resolutions = [8]; batch_sizes = [1, 3]; tokens = 12; repeats = 1; roof_seconds = 0.0; };
 """,
