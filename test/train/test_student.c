@@ -178,7 +178,7 @@ static void check_parameter(struct fixture *f, struct parameter *parameter)
     const float *gradient = parameter->gradient.data;
     for (int64_t i = 0; i < count; i++) {
         expected += (double)gradient[i] * direction[i];
-        size += (double)gradient[i] * gradient[i] * count;
+        size += (double)gradient[i] * gradient[i];
         kept[i] = value[i];
     }
     const float distance = 2e-3f;
