@@ -89,6 +89,7 @@ struct pretrain_cfg {
     double prompt_dropout;
     bool recompute;
     bool deterministic; /* comm.deterministic */
+    int64_t bucket_mib; /* comm.bucket_mib */
     int64_t checkpoint_every;
     int64_t sample_every; /* 0: never */
     struct string_list sample_prompts;
