@@ -110,15 +110,15 @@ static void sums(void **state)
     check_sums(*state, who);
 }
 
-/* Sums where a rank's order matters: the first and the last part cancel, so that the small one in between is
- * lost or not, as the order says. */
+/* Sums in which the order matters: the first two parts cancel, and the others are lost if they are added to
+ * one of those before. */
 static void ordered_sums_are_in_rank_order(void **state)
 {
     const struct comm *comm = *state;
     int rank = comm_rank(comm), size = comm_size(comm);
     double large = 0x1p60, expected = 0;
     double parts[64];
-    for (int r = 0; r < size; r++) expected += parts[r] = r == 0 ? large : r == size - 1 ? -large : 1;
+    for (int r = 0; r < size; r++) expected += parts[r] = r == 0 ? large : r == 1 ? -large : 1;
     float mine[3] = {(float)parts[rank], (float)parts[rank], (float)parts[rank]};
     comm_sum_wait(comm_sum_start(comm, mine, 3, true));
     for (int i = 0; i < 3; i++) assert_true(mine[i] == (float)expected);

@@ -24,10 +24,13 @@ struct network {
 
 /* What the callback saw. */
 struct heard {
+    const struct network *network;
     int count;                        /* parameters told of */
     int silent;                       /* calls that told of none */
     struct parameter *order[64];      /* [count] */
     float gradient[PARAMETERS][SIZE]; /* as it was then */
+    float ahead; /* of the gradient of DEEP, when told of TWICE, which the op behind it in the same block uses
+                  */
 };
 
 static void fill(struct parameter_set *set, uint64_t stream)
@@ -111,6 +114,8 @@ static void listen(void *context, struct parameter *complete)
         return;
     }
     assert_in_range(complete->place, 0, PARAMETERS - 1);
+    if (complete->place == TWICE)
+        heard->ahead = *(const float *)heard->network->parameter[DEEP]->gradient.data;
     memcpy(heard->gradient[complete->place], complete->gradient.data, tensor_bytes(&complete->gradient));
     heard->order[heard->count++] = complete;
 }
@@ -143,9 +148,10 @@ static void each_is_told_of_once_when_it_is_complete(void **state)
     struct tape *tape = tape_new(backend, DTYPE_F32);
     for (int i = 0; i < 2; i++) {
         parameter_set_zero_gradients(&network.set);
-        struct heard heard = {0};
+        struct heard heard = {.network = &network};
         run_step(tape, &network, modes[i], 0, &heard, listen);
         check(&network, &heard);
+        assert_true(heard.ahead == 0); // not at the end of the block, but at once
         int silent = heard.silent;
 
         // Two passes are summed: the first is not listened to, as the reset before it forgot the callback.
@@ -172,7 +178,7 @@ static void a_pass_that_is_given_up(void **state)
     tape_reset(tape, TAPE_RECORD);
     struct tensor *x = tape_input(tape, DTYPE_F32, 3, (int64_t[]){B, T, C}, (float[B * T * C]){0});
     linear(tape, x, network.parameter[UNUSED]);
-    struct heard heard = {0};
+    struct heard heard = {.network = &network};
     run_step(tape, &network, TAPE_RECORD, 0, &heard, listen);
     check(&network, &heard);
     tape_delete(tape);
