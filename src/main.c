@@ -21,13 +21,10 @@
 #include "tensor/roof.h"
 
 #include <getopt.h>
-#include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-static const double meeting_seconds = 5; // that a failed rank waits for others that may have failed alike
 
 struct arguments {
     const char *positional; /* DECK, or the topic of --help; NULL: none */
@@ -240,19 +237,6 @@ static bool run_phase(struct run *run, enum phase_id phase, const union phase_cf
     }
 }
 
-/* The end of a phase on all ranks: one fault for all. A rank that failed while others know nothing of it ends
- * the job. */
-static void share_end(const struct comm *comm, struct fault *fault)
-{
-    // Ranks that were asked to stop wait for those whose step takes longer.
-    bool failed = fault->code != EXIT_CODE_OK && fault->code != EXIT_CODE_STOPPED;
-    if (!comm_meet(comm, failed ? meeting_seconds : INFINITY)) {
-        fprintf(stderr, "aptp: error: rank %d: %s\n", comm_rank(comm), fault->text);
-        comm_abort(comm, fault->code);
-    }
-    comm_agree(comm, fault);
-}
-
 /* The table, and a JSON copy in the folder, of a phase that came to its end or to a checkpoint. */
 static void report_timers(const struct run *run, enum phase_id phase, const char *folder, struct fault *fault)
 {
@@ -294,7 +278,7 @@ static void run_deck(struct comm *comm, const char *text, bool check_only, struc
     if (comm_agree(comm, fault)) {
         timer_start(timers, phase_name(phase));
         run_phase(&run, phase, &cfg, fault);
-        share_end(comm, fault);
+        comm_conclude(comm, fault);
         report_timers(&run, phase, folder, fault);
     }
     if (fault->code == EXIT_CODE_STOPPED) stop_remove_file(&stop);

@@ -5,10 +5,14 @@
 #include "base/timer.h"
 
 #include <limits.h>
+#include <math.h>
 #include <mpi.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+static const double patience = 5; // seconds that a failed rank waits for others that may have failed alike
 
 struct comm {
     MPI_Comm mpi;     /* owned */
@@ -17,10 +21,22 @@ struct comm {
     size_t piece; /* largest message, bytes */
 };
 
-/* A sum under way: one MPI request a piece. */
+/* One message of a sum under way. An ordered sum is two messages: each rank gets everybody's part of its own
+ * slice and sums it; then the slices are gathered, which waits for the end, since only there all ranks are at
+ * the same place. */
+struct piece {
+    float *values; /* [count] borrowed */
+    size_t count;
+    MPI_Request request;
+    float *parts;                    /* [ranks, slice]: ordered sums alone, owned */
+    int *slice_count, *slice_offset; /* [ranks] of `values`; one block of memory, owned */
+};
+
 struct comm_request {
-    MPI_Request *piece; /* owned */
-    int pieces;
+    const struct comm *comm; /* borrowed */
+    bool ordered;
+    struct piece *piece; /* owned */
+    size_t pieces;
 };
 
 static void mpi_check(int code, const char *file, int line, const char *call)
@@ -201,6 +217,25 @@ bool comm_meet(const struct comm *comm, double seconds)
     }
 }
 
+bool comm_conclude(const struct comm *comm, struct fault *fault)
+{
+    bool failed = fault->code != EXIT_CODE_OK;
+    if (!comm_meet(comm, failed ? patience : INFINITY)) {
+        int rank = 0;
+        MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
+        fprintf(stderr, "aptp: error: rank %d: %s\n", rank, fault->text);
+        comm_abort(comm, fault->code);
+    }
+    return comm_agree(comm, fault);
+}
+
+bool comm_rejoin(const struct comm *parent, const struct comm *group, struct fault *fault)
+{
+    comm_conclude(group, fault);
+    comm_meet(parent, INFINITY);
+    return comm_agree(parent, fault);
+}
+
 void comm_abort(const struct comm *comm, int exit_code)
 {
     (void)comm;
@@ -258,42 +293,91 @@ void comm_sum_ordered(const struct comm *comm, double *values, size_t count)
     free(counts);
 }
 
-struct comm_request *comm_sum_start(const struct comm *comm, float *values, size_t count)
+/* Slice `rank` of `count` values when they are shared out over `ranks`: where it begins, in values. */
+static size_t slice_first(size_t count, int rank, int ranks)
 {
-    size_t piece = comm->piece / sizeof *values;
+    return count * (size_t)rank / (size_t)ranks;
+}
+
+/* Sends every rank its slice of the values: this one gets parts [ranks, slice] of what it is to sum. */
+static void exchange_slices(const struct comm *comm, struct piece *piece)
+{
+    int ranks = comm->size, *count = check_malloc(4 * (size_t)ranks * sizeof *count);
+    int *offset = count + ranks, *part_count = offset + ranks, *part_offset = part_count + ranks;
+    for (int rank = 0; rank < ranks; rank++) {
+        offset[rank] = (int)slice_first(piece->count, rank, ranks);
+        count[rank] = (int)slice_first(piece->count, rank + 1, ranks) - offset[rank];
+    }
+    for (int rank = 0; rank < ranks; rank++) {
+        part_count[rank] = count[comm->rank];
+        part_offset[rank] = rank * count[comm->rank];
+    }
+    piece->slice_count = count;
+    piece->slice_offset = offset;
+    piece->parts = check_malloc((size_t)ranks * (size_t)count[comm->rank] * sizeof *piece->parts);
+    MPI_CHECK(MPI_Ialltoallv(piece->values, count, offset, MPI_FLOAT, piece->parts, part_count, part_offset,
+                             MPI_FLOAT, comm->mpi, &piece->request));
+}
+
+/* Sums this rank's slice in rank order and gathers all slices. */
+static void sum_slices(const struct comm *comm, struct piece *piece)
+{
+    int count = piece->slice_count[comm->rank];
+    float *values = piece->values + piece->slice_offset[comm->rank];
+    for (int i = 0; i < count; i++) {
+        double sum = 0;
+        for (int rank = 0; rank < comm->size; rank++)
+            sum += piece->parts[(size_t)rank * (size_t)count + (size_t)i];
+        values[i] = (float)sum;
+    }
+    MPI_CHECK(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, piece->values, piece->slice_count,
+                             piece->slice_offset, MPI_FLOAT, comm->mpi));
+    free(piece->parts);
+    free(piece->slice_count);
+}
+
+struct comm_request *comm_sum_start(const struct comm *comm, float *values, size_t count, bool ordered)
+{
+    size_t most = comm->piece / sizeof *values;
     struct comm_request *request = check_malloc(sizeof *request);
-    size_t pieces = (count + piece - 1) / piece;
-    CHECK(pieces <= INT_MAX, "a sum of %zu values in pieces of %zu", count, piece);
-    request->pieces = (int)pieces;
-    request->piece = check_malloc(pieces * sizeof *request->piece);
-    for (size_t i = 0; i < pieces; i++) {
-        size_t done = i * piece;
-        MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, values + done, (int)smaller(piece, count - done), MPI_FLOAT,
-                                 MPI_SUM, comm->mpi, &request->piece[i]));
+    *request = (struct comm_request){comm, ordered, NULL, (count + most - 1) / most};
+    request->piece = check_calloc(request->pieces, sizeof *request->piece);
+    for (size_t i = 0; i < request->pieces; i++) {
+        struct piece *piece = &request->piece[i];
+        piece->values = values + i * most;
+        piece->count = smaller(most, count - i * most);
+        if (ordered)
+            exchange_slices(comm, piece);
+        else
+            MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, piece->values, (int)piece->count, MPI_FLOAT, MPI_SUM,
+                                     comm->mpi, &piece->request));
     }
     return request;
 }
 
 bool comm_sum_test(struct comm_request *request)
 {
-    int done = 0;
-    MPI_CHECK(MPI_Testall(request->pieces, request->piece, &done, MPI_STATUSES_IGNORE));
-    return done;
+    for (size_t i = 0; i < request->pieces; i++) {
+        int done = 0;
+        MPI_CHECK(MPI_Test(&request->piece[i].request, &done, MPI_STATUS_IGNORE));
+        if (!done) return false;
+    }
+    return true;
 }
 
 void comm_sum_wait(struct comm_request *request)
 {
-    MPI_CHECK(MPI_Waitall(request->pieces, request->piece, MPI_STATUSES_IGNORE));
+    for (size_t i = 0; i < request->pieces; i++) {
+        MPI_CHECK(MPI_Wait(&request->piece[i].request, MPI_STATUS_IGNORE));
+        if (request->ordered) sum_slices(request->comm, &request->piece[i]);
+    }
     free(request->piece);
     free(request);
 }
 
 void comm_sum(const struct comm *comm, float *values, size_t count)
 {
-    size_t piece = comm->piece / sizeof *values;
-    for (size_t done = 0; done < count; done += piece)
-        MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, values + done, (int)smaller(piece, count - done), MPI_FLOAT,
-                                MPI_SUM, comm->mpi));
+    comm_sum_wait(comm_sum_start(comm, values, count, false));
 }
 
 double comm_min(const struct comm *comm, double mine)

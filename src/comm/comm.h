@@ -27,7 +27,11 @@ char *comm_library(void);
 char *comm_hosts(const struct comm *comm);
 
 /* Ranks of equal colour form a group, ordered by rank. Collective over `comm`. Free with comm_free,
- * collective too. */
+ * collective too.
+ *
+ * Groups run apart: between comm_split and comm_rejoin a rank calls collective functions of its group alone,
+ * as others may be anywhere in their work. Faults are shared in the group by comm_agree(group), and end the
+ * group's work, not that of the others, which they reach in comm_rejoin. */
 struct comm *comm_split(const struct comm *comm, int colour);
 void comm_free(struct comm *comm);
 
@@ -44,6 +48,15 @@ bool comm_agree(const struct comm *comm, struct fault *fault);
  * come. It has messages of its own, so that it is safe while others are in another collective call: a rank
  * that has failed alone finds out whether the others know. */
 bool comm_meet(const struct comm *comm, double seconds);
+/* The end of work in which ranks may have failed alone, that is without a comm_agree: shares failures as
+ * comm_agree does. A failed rank waits a few seconds for the others; where they do not come they know nothing
+ * of it and wait for it elsewhere, so it prints its fault and ends the job. Collective. */
+bool comm_conclude(const struct comm *comm, struct fault *fault);
+/* The end of a group's work: concludes it in the group, waits until all groups have come, however long that
+ * takes, and shares their failures. So the work of the groups that did not fail is done, and there is one
+ * fault. To be called by every rank of `parent` whether its group has failed or not. Collective over
+ * `parent`. */
+bool comm_rejoin(const struct comm *parent, const struct comm *group, struct fault *fault);
 /* Ends all ranks with that exit code. Local. */
 __attribute__((noreturn)) void comm_abort(const struct comm *comm, int exit_code);
 
@@ -54,13 +67,16 @@ void comm_gather(const struct comm *comm, const void *mine, const size_t *counts
 /* Sums over ranks in place, in rank order, so that the result is a function of the parts alone and the same
  * on every rank. Collective. For small arrays: it gathers. */
 void comm_sum_ordered(const struct comm *comm, double *values, size_t count);
-/* Sums over ranks in place by MPI_Allreduce, host memory: equal on all ranks, to rounding the ordered sum.
- * Collective. */
+/* Sums over ranks in place, host memory, any size: equal on all ranks, and up to rounding what
+ * comm_sum_ordered gives. Collective. */
 void comm_sum(const struct comm *comm, float *values, size_t count);
-/* A nonblocking comm_sum: started here, progressed by comm_sum_test, finished by comm_sum_wait. `values` is
- * in use until then. */
+/* The same without waiting: started here, driven on by comm_sum_test, finished by comm_sum_wait. `values` is
+ * in use until then. `ordered`: summed in rank order, in fp64, and rounded once, whatever MPI does; it takes
+ * memory for a copy of the values. Start and wait are collective: all ranks call them in the same order, and
+ * every start before any wait where sums are under way together. */
 struct comm_request;
-struct comm_request *comm_sum_start(const struct comm *comm, float *values, size_t count);
+struct comm_request *comm_sum_start(const struct comm *comm, float *values, size_t count, bool ordered);
+/* Whether everything that went on in the background has come. Local. */
 bool comm_sum_test(struct comm_request *request);
 void comm_sum_wait(struct comm_request *request); /* frees the request */
 

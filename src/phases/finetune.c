@@ -86,6 +86,7 @@ struct expert_training {
     struct sample_order order;
     struct noised_batch noised;
     struct optimiser optimiser;
+    struct gradient_buckets buckets;
     struct student student;
     struct history history;
     int64_t step;         // done
@@ -218,7 +219,10 @@ static void make_training(struct expert_training *training)
                                          .weight_decay = cfg->weight_decay,
                                          .clip_norm = cfg->clip_norm,
                                          .ema_decay = cfg->ema_decay};
-    optimiser_init(&training->optimiser, &optimiser, &training->expert.unet->parameters);
+    struct parameter_set *parameters = &training->expert.unet->parameters;
+    optimiser_init(&training->optimiser, &optimiser, parameters);
+    gradient_buckets_init(&training->buckets, training->run->comm, parameters, (size_t)cfg->bucket_mib << 20,
+                          cfg->deterministic);
     training->first = cfg->batch * rank / ranks;
     training->count = cfg->batch * (rank + 1) / ranks - training->first;
     training->student = (struct student){.teacher = training->teacher.unet,
@@ -227,7 +231,8 @@ static void make_training(struct expert_training *training)
                                          .weights = {cfg->w_ddpm, cfg->w_distill_out, cfg->w_distill_block},
                                          .micro_batch = cfg->micro_batch,
                                          .global_batch = cfg->batch,
-                                         .recompute = cfg->recompute};
+                                         .recompute = cfg->recompute,
+                                         .buckets = &training->buckets};
     training->losses = check_calloc(3 * (size_t)training->count, sizeof *training->losses);
     history_init(&training->history, columns, COLUMNS);
 }
@@ -252,6 +257,7 @@ static void begin_training(struct expert_training *training, const struct finetu
 static void end_training(struct expert_training *training)
 {
     if (training->optimiser.parameters) {
+        gradient_buckets_clear(&training->buckets);
         optimiser_clear(&training->optimiser);
         history_clear(&training->history);
     }
@@ -397,9 +403,10 @@ static bool run_step(struct expert_training *training, double values[COLUMNS], s
     timer_stop(run->timers, "passes");
 
     timer_start(run->timers, "update");
+    gradient_buckets_finish(&training->buckets);
     mean_losses(training, values);
     values[COLUMN_LR] = optimiser_learning_rate(&training->optimiser);
-    values[COLUMN_NORM] = optimiser_update(&training->optimiser, run->comm, cfg->deterministic);
+    values[COLUMN_NORM] = optimiser_update(&training->optimiser);
     timer_stop(run->timers, "update");
     values[COLUMN_RATE] = (double)cfg->batch / (timer_now() - began);
     training->step++;
@@ -556,17 +563,14 @@ static bool train_in_groups(struct finetuning *tuning, const int64_t *todo, int 
     bool ok = true;
     for (int i = 0; ok && i < count; i++)
         if (dealing.group_of_piece[i] == mine) ok = finetune_expert(tuning, &group, todo[i], fault);
-    // The others go on: the group's first rank tells them of its fault, and the rest wait with them to hear
-    // it.
-    if (!ok && log.rank != 0) {
-        *fault = (struct fault){0};
-        ok = true;
-    }
+    if (!ok && fault->code != EXIT_CODE_STOPPED)
+        log_warning(&log, "%s; other experts are trained to their end", fault->text);
+    comm_rejoin(run->comm, group.comm, fault);
     comm_free(group.comm);
     rank_dealing_clear(&dealing);
     free(ratio);
     free(work);
-    return ok;
+    return fault->code == EXIT_CODE_OK;
 }
 
 static bool finetune(struct finetuning *tuning, struct fault *fault)

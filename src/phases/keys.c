@@ -64,6 +64,8 @@ static const struct key keys[] = {
      "of the models' arithmetic; auto: bf16 where it is the faster (measured at the start, echoed in the files), else fp32", {EVERY(run.precision)}},
     {"comm.deterministic", KEY_BOOL, "false", NULL, NULL,
      "sum gradients over ranks in a fixed order", {PRETRAIN(deterministic), FINETUNE(deterministic)}},
+    {"comm.bucket_mib", KEY_INT, "25", "[1, 1024]", "MiB",
+     "gradients that are summed over ranks at a time, while the backward pass goes on", {PRETRAIN(bucket_mib), FINETUNE(bucket_mib)}},
 
     // ---- files of the chain
     {"files.data", KEY_FILE, "\"data.h5\"", NULL, NULL,

@@ -90,6 +90,7 @@ struct pretrain_cfg {
     double prompt_dropout;
     bool recompute;
     bool deterministic; /* comm.deterministic */
+    int64_t bucket_mib; /* comm.bucket_mib */
     int64_t checkpoint_every;
     int64_t sample_every; /* 0: never */
     struct string_list sample_prompts;
@@ -156,6 +157,7 @@ struct finetune_cfg {
     double prompt_dropout;
     bool recompute;
     bool deterministic; /* comm.deterministic */
+    int64_t bucket_mib; /* comm.bucket_mib */
     int64_t checkpoint_every;
     bool half; /* weights written as IEEE half */
 };

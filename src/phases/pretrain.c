@@ -16,6 +16,7 @@
 #include "phases/provenance.h"
 #include "phases/restart.h"
 #include "phases/sample_sheet.h"
+#include "train/gradient_buckets.h"
 #include "train/history.h"
 #include "train/noised_batch.h"
 #include "train/optimiser.h"
@@ -37,10 +38,17 @@ static const struct history_column columns[COLUMNS] = {{"loss", 1, false},
                                                        {"samples_per_second", 1, true}};
 
 /* Keys that may change between a run and its continuation. */
-static const char *const free_keys[] = {
-    "run.folder",       "run.log", "run.threads",    "run.wall_clock_limit",
-    "files.",           "phase",   "pretrain.steps", "pretrain.checkpoint_every",
-    "pretrain.sample_", NULL};
+static const char *const free_keys[] = {"run.folder",
+                                        "run.log",
+                                        "run.threads",
+                                        "run.wall_clock_limit",
+                                        "files.",
+                                        "phase",
+                                        "pretrain.steps",
+                                        "pretrain.checkpoint_every",
+                                        "pretrain.sample_",
+                                        "comm.bucket_mib",
+                                        NULL};
 
 struct pretraining {
     struct run *run;
@@ -54,6 +62,7 @@ struct pretraining {
     struct sample_order order;
     struct noise_schedule schedule;
     struct optimiser optimiser;
+    struct gradient_buckets buckets;
     struct noised_batch noised;
     struct history history;
     struct lineage lineage; // of the data
@@ -165,6 +174,8 @@ static bool build(struct pretraining *training, const struct unet_config *config
                                          .clip_norm = cfg->clip_norm,
                                          .ema_decay = cfg->ema_decay};
     optimiser_init(&training->optimiser, &optimiser, parameters);
+    gradient_buckets_init(&training->buckets, run->comm, parameters, (size_t)cfg->bucket_mib << 20,
+                          cfg->deterministic);
     training->tape = tape_new(training->backend, training->dtype);
     training->schedule = noise_schedule_scaled_linear(cfg->prediction);
     sample_order_init(&training->order, (uint64_t)cfg->run.seed, dataset_info(training->dataset)->items);
@@ -265,8 +276,8 @@ static void ask_batch(struct pretraining *training, int64_t step)
 }
 
 /* Forward and backward pass of samples [first, first + micro_batch) of this rank; returns the sum of their
- * losses. */
-static double run_micro_batch(struct pretraining *training, int64_t first)
+ * losses. With the last micro-batch of a step gradients are complete and go to the other ranks. */
+static double run_micro_batch(struct pretraining *training, int64_t first, bool last)
 {
     const struct pretrain_cfg *cfg = training->cfg;
     const struct dataset_info *info = dataset_info(training->dataset);
@@ -279,6 +290,7 @@ static double run_micro_batch(struct pretraining *training, int64_t first)
     struct tensor *loss = op_squared_error(tape, output.sample, target); // [micro_batch]
     for (int64_t i = 0; i < cfg->micro_batch; i++)
         training->seed[i] = training->noised.weight[first + i] / (float)cfg->batch;
+    if (last) gradient_buckets_watch(&training->buckets, tape);
     tape_backward(tape, 1, &loss, (const float *const[]){training->seed});
     tape_read(tape, loss, training->loss);
     double sum = 0;
@@ -308,14 +320,15 @@ static bool run_step(struct pretraining *training, double *values, struct fault 
     parameter_set_zero_gradients(&training->unet->parameters);
     double sum = 0;
     for (int64_t first = 0; first < training->count; first += cfg->micro_batch)
-        sum += run_micro_batch(training, first);
+        sum += run_micro_batch(training, first, first + cfg->micro_batch == training->count);
     timer_stop(timers, "passes");
 
     timer_start(timers, "update");
+    gradient_buckets_finish(&training->buckets);
     comm_sum_ordered(training->run->comm, &sum, 1);
     values[COLUMN_LOSS] = sum / (double)cfg->batch;
     values[COLUMN_LR] = optimiser_learning_rate(&training->optimiser);
-    values[COLUMN_NORM] = optimiser_update(&training->optimiser, training->run->comm, cfg->deterministic);
+    values[COLUMN_NORM] = optimiser_update(&training->optimiser);
     timer_stop(timers, "update");
     values[COLUMN_RATE] = (double)cfg->batch / (timer_now() - began);
     training->step++;
@@ -417,19 +430,22 @@ static void report_memory(struct pretraining *training)
         .text_states = check_calloc((size_t)(count * info->tokens * info->text_width), sizeof(float)),
         .text_mask = check_calloc((size_t)(count * info->tokens), sizeof(float))};
     noised_batch_make(&training->noised, &training->schedule, info, &batch, 0, 0, 0, 0);
-    run_micro_batch(training, 0);
+    run_micro_batch(training, 0, false);
     free(batch.latents);
     free(batch.text_states);
     free(batch.text_mask);
     log_info(training->run->log,
-             "planned memory a rank: %.1f MiB of weights and moments, %.1f MiB for a step",
+             "planned memory a rank: %.1f MiB of weights and moments, %.1f MiB for a step, %.1f MiB to sum "
+             "gradients",
              (double)backend_bytes(training->backend) / 0x1p20,
-             (double)arena_peak(tape_arena(training->tape)) / 0x1p20);
+             (double)arena_peak(tape_arena(training->tape)) / 0x1p20,
+             (double)gradient_buckets_bytes(&training->buckets) / 0x1p20);
 }
 
 static void release(struct pretraining *training)
 {
     if (training->optimiser.parameters) { // all of it was built
+        gradient_buckets_clear(&training->buckets);
         optimiser_clear(&training->optimiser);
         tape_delete(training->tape);
         sample_order_clear(&training->order);

@@ -42,6 +42,7 @@ static struct parameter *append(struct parameter_set *set)
         set->items = check_realloc(set->items, (size_t)set->capacity * sizeof *set->items);
     }
     struct parameter *parameter = check_calloc(1, sizeof *parameter);
+    parameter->place = set->count;
     set->items[set->count++] = parameter;
     return parameter;
 }

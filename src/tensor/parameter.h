@@ -29,6 +29,7 @@ struct parameter {
                       in, 1, 1] */
     bool product;  /* used in a matrix product or convolution: backends pack it */
     bool trainable;
+    int place;                  /* in its set */
     void *packed[PACKED_FORMS]; /* the backend's own forms, made by the backend on first use or at freezing */
     bool packed_stale[PACKED_FORMS]; /* the master has changed since */
 };

@@ -7,6 +7,12 @@
 
 enum { POOL_CHUNK = 256 };
 
+/* A trainable parameter and the node whose op uses it, or whose block has an op that does. */
+struct use {
+    struct parameter *parameter; /* borrowed */
+    int node;
+};
+
 struct tape {
     struct backend *backend;
     enum dtype dtype;
@@ -19,6 +25,11 @@ struct tape {
 
     struct node *node;
     int nodes, node_capacity;
+    struct use *use; // of the nodes on the tape, in their order
+    int uses, use_capacity;
+
+    gradient_callback on_gradient; // of the step, or NULL
+    void *on_gradient_context;
 
     void *staging; // host memory for conversions
     size_t staging_size;
@@ -40,6 +51,7 @@ void tape_delete(struct tape *tape)
     for (int i = 0; i < tape->chunks; i++) free(tape->pool[i]);
     free(tape->pool);
     free(tape->node);
+    free(tape->use);
     free(tape->staging);
     free(tape);
 }
@@ -49,6 +61,8 @@ void tape_reset(struct tape *tape, enum tape_mode mode)
     arena_reset(tape->arena);
     tape->tensors = 0;
     tape->nodes = 0;
+    tape->uses = 0;
+    tape->on_gradient = NULL;
     tape->mode = mode;
 }
 
@@ -156,9 +170,24 @@ static void push(struct tape *tape, const struct node *node)
     tape->node[tape->nodes++] = *node;
 }
 
+/* Notes that the next node, which is the op's own or that of the block around it, uses a parameter. */
+static void note_use(struct tape *tape, struct parameter *parameter)
+{
+    if (!parameter || !parameter->trainable) return;
+    if (tape->uses == tape->use_capacity) {
+        tape->use_capacity = tape->use_capacity ? 2 * tape->use_capacity : 1024;
+        tape->use = check_realloc(tape->use, (size_t)tape->use_capacity * sizeof *tape->use);
+    }
+    tape->use[tape->uses++] = (struct use){parameter, tape->nodes};
+}
+
 bool tape_record(struct tape *tape, const struct node *node)
 {
     bool wanted = tape->mode != TAPE_NO_GRADIENT && wants_gradient(node);
+    if (wanted) {
+        note_use(tape, node->weight);
+        note_use(tape, node->bias);
+    }
     for (int i = 0; i < BLOCK_MAX_OUTPUTS; i++)
         if (node->out[i]) node->out[i]->needs_grad = wanted;
     bool recorded = wanted && tape->block_depth == 0;
@@ -207,6 +236,35 @@ struct tensor *tape_gradient_sum(struct tape *tape, struct tensor *x)
     return x->grad;
 }
 
+static bool is_used(const struct tape *tape, const struct parameter *parameter)
+{
+    for (int i = 0; i < tape->uses; i++)
+        if (tape->use[i].parameter == parameter) return true;
+    return false;
+}
+
+/* After the backward pass of the last node, which has left the tape: forgets its uses and tells of the
+ * parameters that have none left.
+ *
+ * Why that is right: `use` holds, at any time, every use by an op on the tape or by an op of a block on the
+ * tape, as forward passes note them (for an op of a block, at the node that the block's call becomes), a
+ * backward pass removes those of its node here, and a block that is to be recorded anew gives its own up for
+ * those that the recording notes. Only ops that are still on the tape can add to a gradient. So a parameter
+ * is complete when its last use leaves, and not before; and since forward passes are over, it leaves once.
+ *
+ * is_used costs a pass over the list for every parameter: some 10^5 comparisons a step for a large UNet. */
+static void tell_complete(struct tape *tape)
+{
+    bool told = false;
+    while (tape->uses > 0 && tape->use[tape->uses - 1].node >= tape->nodes) {
+        struct parameter *parameter = tape->use[--tape->uses].parameter;
+        if (!tape->on_gradient || is_used(tape, parameter)) continue;
+        tape->on_gradient(tape->on_gradient_context, parameter);
+        told = true;
+    }
+    if (tape->on_gradient && !told) tape->on_gradient(tape->on_gradient_context, NULL);
+}
+
 /* Runs the tape backwards down to its first `base` nodes. */
 static void run_backward(struct tape *tape, int base)
 {
@@ -222,7 +280,14 @@ static void run_backward(struct tape *tape, int base)
             release(tape, node.out[i]);
         }
         release(tape, node.saved);
+        tell_complete(tape);
     }
+}
+
+void tape_on_gradient(struct tape *tape, gradient_callback callback, void *context)
+{
+    tape->on_gradient = callback;
+    tape->on_gradient_context = context;
 }
 
 void tape_backward(struct tape *tape, int count, struct tensor *const *loss, const float *const *seed)
@@ -249,6 +314,7 @@ static void block_backward(struct tape *tape, struct node *node)
     enum tape_mode mode = tape->mode;
     tape->mode = TAPE_RECORD;
     int base = tape->nodes, first = tape->tensors;
+    while (tape->uses > 0 && tape->use[tape->uses - 1].node >= base) tape->uses--; // noted again now
     struct tensor *again[BLOCK_MAX_OUTPUTS] = {0};
     node->args.block.function(tape, node->args.block.layer, node->in, again);
     int last = tape->tensors;

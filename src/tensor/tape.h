@@ -47,6 +47,18 @@ void tape_read(struct tape *tape, const struct tensor *tensor, float *values);
  * not need a gradient are passed over. */
 void tape_backward(struct tape *tape, int count, struct tensor *const *loss, const float *const *seed);
 
+/* Tells of gradients while the step's backward pass goes on. `callback` is called after every op of the
+ * backward pass: once for each trainable parameter whose gradient that op has completed, or once with NULL if
+ * there is none (so that it can drive communication on). A gradient is complete when no op before that one
+ * uses the parameter: nothing is added to it any more in this pass. Every trainable parameter that an op of
+ * the step uses is told of exactly once, also where no gradient flowed through the op, and whether blocks are
+ * computed again or not; others never.
+ *
+ * To be called between tape_reset, which forgets it, and tape_backward. Of gradients that are summed over
+ * several passes only the last one's are complete: call it for that one. */
+typedef void (*gradient_callback)(void *context, struct parameter *complete);
+void tape_on_gradient(struct tape *tape, gradient_callback callback, void *context);
+
 /* A part of a network: makes out[] from in[] (an input may be NULL). It may use leaves (parameters, gates)
  * beside in[], but no other tensors of the step. */
 typedef void (*block_function)(struct tape *tape, const void *layer, struct tensor *const *in,

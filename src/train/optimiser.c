@@ -52,35 +52,14 @@ double optimiser_learning_rate(const struct optimiser *optimiser)
     return config->learning_rate * (double)(optimiser->step + 1) / (double)config->warmup_steps;
 }
 
-/* The sum of one parameter's gradient over the ranks. Gradients are exchanged in host memory. */
-static void sum_over_ranks(const struct comm *comm, struct parameter_set *set, struct tensor *gradient,
-                           bool deterministic)
-{
-    size_t count = (size_t)tensor_count(gradient), bytes = tensor_bytes(gradient);
-    float *values = check_malloc(bytes);
-    set->backend->ops->download(set->backend, values, gradient->data, bytes);
-    if (deterministic) {
-        double *wide = check_malloc(count * sizeof *wide);
-        for (size_t i = 0; i < count; i++) wide[i] = values[i];
-        comm_sum_ordered(comm, wide, count);
-        for (size_t i = 0; i < count; i++) values[i] = (float)wide[i];
-        free(wide);
-    } else {
-        comm_sum(comm, values, count);
-    }
-    set->backend->ops->upload(set->backend, gradient->data, values, bytes);
-    free(values);
-}
-
-double optimiser_update(struct optimiser *optimiser, const struct comm *comm, bool deterministic)
+double optimiser_update(struct optimiser *optimiser)
 {
     struct parameter_set *set = optimiser->parameters;
     struct backend *backend = set->backend;
     const struct optimiser_config *config = &optimiser->config;
     double squares = 0;
     for (int i = 0; i < set->count; i++) {
-        struct tensor *gradient = &set->items[i]->gradient;
-        if (comm_size(comm) > 1) sum_over_ranks(comm, set, gradient, deterministic);
+        const struct tensor *gradient = &set->items[i]->gradient;
         squares += backend->ops->sum_of_squares(backend, gradient->data, tensor_count(gradient));
     }
     double norm = sqrt(squares);

@@ -1,9 +1,7 @@
-/* AdamW over a model's parameters, with gradients summed over the ranks of a group, and a moving average of
- * the weights. */
+/* AdamW over a model's parameters, and a moving average of the weights. */
 #ifndef TRAIN_OPTIMISER_H
 #define TRAIN_OPTIMISER_H
 
-#include "comm/comm.h"
 #include "tensor/parameter.h"
 
 struct optimiser_config {
@@ -31,10 +29,10 @@ void optimiser_clear(struct optimiser *optimiser);
 /* Learning rate of the next update. */
 double optimiser_learning_rate(const struct optimiser *optimiser);
 
-/* Sums the gradients over `comm` (in rank order if `deterministic`), and makes one update with them. A
- * gradient that is not finite changes nothing but the count of skipped steps. Returns the norm of the
- * gradient. Collective. */
-double optimiser_update(struct optimiser *optimiser, const struct comm *comm, bool deterministic);
+/* Makes one update with the gradients of the parameters, which are the sums over ranks already
+ * (train/gradient_buckets.h). A gradient that is not finite changes nothing but the count of skipped steps.
+ * Returns the norm of the gradient. Local: ranks with the same gradients stay the same. */
+double optimiser_update(struct optimiser *optimiser);
 
 /* Exchanges weights and averages, so that the network computes with the averages; a second call exchanges
  * them back. Nothing without EMA. */

@@ -2,6 +2,7 @@
 #ifndef TRAIN_OPTIMISER_FILE_H
 #define TRAIN_OPTIMISER_FILE_H
 
+#include "base/fault.h"
 #include "train/optimiser.h"
 
 struct h5_reader;

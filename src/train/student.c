@@ -83,6 +83,7 @@ static void run_micro_batch(struct tape *tape, const struct student *student,
     int losses = make_losses(tape, &output, target, student->teacher ? &teacher : NULL, unet->blocks, seeds,
                              loss, seed);
     fill_seeds(student, noised->weight + first, count, unet->blocks, seeds);
+    if (student->buckets && first + count == noised->count) gradient_buckets_watch(student->buckets, tape);
     tape_backward(tape, losses, loss, seed);
 
     if (gates) tape_read(tape, input.gates->grad, result->gate_gradient + first * unet->table.entries);

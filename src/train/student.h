@@ -4,6 +4,7 @@
 #ifndef TRAIN_STUDENT_H
 #define TRAIN_STUDENT_H
 
+#include "train/gradient_buckets.h"
 #include "train/noised_batch.h"
 
 /* Weights of the losses in the total. */
@@ -29,6 +30,8 @@ struct student {
     int64_t micro_batch;  /* samples at a time: part of the result's rounding, so fixed for a run */
     int64_t global_batch; /* what means are taken over */
     bool recompute;       /* activations of blocks are computed again in the backward pass */
+    struct gradient_buckets
+        *buckets; /* watch the last pass, which completes the weights' gradients; or NULL */
 };
 
 /* Runs the samples of `noised` with gates[count, entries] (host memory; NULL: no gates), micro_batch at a

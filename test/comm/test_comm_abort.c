@@ -15,30 +15,35 @@
 
 #include <cmocka.h>
 
-/* The job: rank 1 fails, rank 0 waits for it. */
+/* The job: the last rank fails, and the others of its group, or of the job, wait for it in a barrier. Rank 0
+ * of "group" is a group of its own, which has done its work. */
 static int job(int argc, char **argv)
 {
     struct comm *comm = comm_start(&argc, &argv);
-    bool check = strcmp(argv[1], "check") == 0;
-    if (comm_rank(comm) == 1) {
-        CHECK(!check, "found %d", 7);
-        struct fault fault = {0};
-        fault_raise(&fault, EXIT_CODE_INPUT, "only rank 1 knows");
-        if (!comm_meet(comm, 0.1)) {
-            fprintf(stderr, "aptp: error: %s\n", fault.text);
-            comm_abort(comm, fault.code);
-        }
+    int rank = comm_rank(comm);
+    bool last = rank == comm_size(comm) - 1;
+    struct fault fault = {0};
+    CHECK(!last || strcmp(argv[1], "check") != 0, "found %d", 7);
+    if (last) fault_raise(&fault, EXIT_CODE_INPUT, "only the last rank knows");
+    if (strcmp(argv[1], "group") == 0) {
+        struct comm *group = comm_split(comm, rank > 0);
+        if (rank > 0 && !last) comm_barrier(group);
+        comm_rejoin(comm, group, &fault);
+        comm_free(group);
+    } else {
+        if (!last) comm_barrier(comm);
+        comm_conclude(comm, &fault);
     }
-    comm_barrier(comm);
     comm_stop(comm);
     return 0;
 }
 
-static int run_job(const char *program, const char *mode, char *text, size_t size)
+static int run_job(const char *program, int ranks, const char *mode, char *text, size_t size)
 {
     const char *mpirun = getenv("APTP_MPIRUN");
-    char *command = check_format("%s -np 2 %s %s 2>&1",
-                                 mpirun ? mpirun : "mpirun --bind-to none --oversubscribe", program, mode);
+    char *command =
+        check_format("%s -np %d %s %s 2>&1", mpirun ? mpirun : "mpirun --bind-to none --oversubscribe", ranks,
+                     program, mode);
     FILE *pipe = popen(command, "r");
     assert_non_null(pipe);
     size_t length = fread(text, 1, size - 1, pipe);
@@ -52,7 +57,7 @@ static int run_job(const char *program, const char *mode, char *text, size_t siz
 static void a_failed_check_on_one_rank(void **state)
 {
     static char text[1 << 16];
-    assert_int_equal(run_job(*state, "check", text, sizeof text), EXIT_CODE_INTERNAL);
+    assert_int_equal(run_job(*state, 2, "check", text, sizeof text), EXIT_CODE_INTERNAL);
     assert_non_null(strstr(text, "aptp: rank 1: test/comm/test_comm_abort.c:"));
     assert_non_null(strstr(text, "found 7"));
 }
@@ -60,8 +65,17 @@ static void a_failed_check_on_one_rank(void **state)
 static void a_fault_that_one_rank_alone_has(void **state)
 {
     static char text[1 << 16];
-    assert_int_equal(run_job(*state, "fault", text, sizeof text), EXIT_CODE_INPUT);
-    assert_non_null(strstr(text, "aptp: error: only rank 1 knows"));
+    assert_int_equal(run_job(*state, 2, "fault", text, sizeof text), EXIT_CODE_INPUT);
+    assert_non_null(strstr(text, "aptp: error: rank 1: only the last rank knows"));
+}
+
+static void a_fault_that_one_rank_of_a_group_alone_has(void **state)
+{
+    static char text[1 << 16];
+    assert_int_equal(run_job(*state, 3, "group", text, sizeof text), EXIT_CODE_INPUT);
+    char *message = strstr(text, "aptp: error: rank 2: only the last rank knows");
+    assert_non_null(message);
+    assert_null(strstr(message + 1, "aptp: error")); // said once
 }
 
 int main(int argc, char **argv)
@@ -70,6 +84,7 @@ int main(int argc, char **argv)
     struct CMUnitTest tests[] = {
         cmocka_unit_test(a_failed_check_on_one_rank),
         cmocka_unit_test(a_fault_that_one_rank_alone_has),
+        cmocka_unit_test(a_fault_that_one_rank_of_a_group_alone_has),
     };
     for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) tests[i].initial_state = argv[0];
     return cmocka_run_group_tests(tests, NULL, NULL);

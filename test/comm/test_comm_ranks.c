@@ -63,31 +63,65 @@ static void gather_in_rank_order(void **state)
     free(all);
 }
 
-static void sums(void **state)
+/* Sums of a group's ranks, which are `who` in the whole job, by each of the functions: the ordered ones to
+ * the last bit. Three sums are under way together. */
+static void check_sums(const struct comm *group, const int *who)
 {
-    const struct comm *comm = *state;
     enum { N = 101 };
     double ordered[N];
-    float fast[N], started[N];
+    float fast[N], started[N], fixed[N], more[N];
     for (size_t i = 0; i < N; i++) {
-        ordered[i] = value(comm_rank(comm), i);
-        fast[i] = started[i] = (float)ordered[i];
+        ordered[i] = value(who[comm_rank(group)], i);
+        fast[i] = started[i] = fixed[i] = more[i] = (float)ordered[i];
     }
-    struct comm_request *request = comm_sum_start(comm, started, N);
-    comm_sum_ordered(comm, ordered, N);
-    comm_sum(comm, fast, N);
-    while (!comm_sum_test(request)) {
+    struct comm_request *request[] = {comm_sum_start(group, started, N, false),
+                                      comm_sum_start(group, fixed, N, true),
+                                      comm_sum_start(group, more, N, true)};
+    comm_sum_ordered(group, ordered, N);
+    comm_sum(group, fast, N);
+    for (int i = 0; i < 3; i++) {
+        while (!comm_sum_test(request[i])) {
+        }
+        assert_true(comm_sum_test(request[i])); // once come, always there
+        comm_sum_wait(request[i]);
     }
-    comm_sum_wait(request);
     for (size_t i = 0; i < N; i++) {
-        double expected = 0;
-        for (int rank = 0; rank < comm_size(comm); rank++) expected += value(rank, i);
-        assert_true(ordered[i] == expected); // to the last bit: the order of ranks is the contract
-        assert_true(fabs(fast[i] - expected) < 1e-6 * comm_size(comm)); // float
-        assert_true(fabs(started[i] - expected) < 1e-6 * comm_size(comm));
+        double expected = 0, of_floats = 0;
+        for (int rank = 0; rank < comm_size(group); rank++) {
+            expected += value(who[rank], i);
+            of_floats += (float)value(who[rank], i);
+        }
+        assert_true(ordered[i] == expected); // the order of ranks is the contract
+        assert_true(fixed[i] == (float)of_floats && more[i] == fixed[i]);
+        assert_true(fabs(fast[i] - expected) < 1e-6 * comm_size(group)); // float
+        assert_true(fabs(started[i] - expected) < 1e-6 * comm_size(group));
     }
-    comm_sum(comm, NULL, 0);
-    comm_sum_wait(comm_sum_start(comm, NULL, 0));
+    for (int kind = 0; kind < 2; kind++) comm_sum_wait(comm_sum_start(group, NULL, 0, kind));
+    comm_sum(group, NULL, 0);
+    float one = 1; // fewer values than ranks
+    comm_sum_wait(comm_sum_start(group, &one, 1, true));
+    assert_true(one == (float)comm_size(group));
+}
+
+static void sums(void **state)
+{
+    int who[64];
+    for (int rank = 0; rank < 64; rank++) who[rank] = rank;
+    check_sums(*state, who);
+}
+
+/* Sums in which the order matters: the first two parts cancel, and the others are lost if they are added to
+ * one of those before. */
+static void ordered_sums_are_in_rank_order(void **state)
+{
+    const struct comm *comm = *state;
+    int rank = comm_rank(comm), size = comm_size(comm);
+    double large = 0x1p60, expected = 0;
+    double parts[64];
+    for (int r = 0; r < size; r++) expected += parts[r] = r == 0 ? large : r == 1 ? -large : 1;
+    float mine[3] = {(float)parts[rank], (float)parts[rank], (float)parts[rank]};
+    comm_sum_wait(comm_sum_start(comm, mine, 3, true));
+    for (int i = 0; i < 3; i++) assert_true(mine[i] == (float)expected);
 }
 
 static void any_min_max(void **state)
@@ -118,18 +152,50 @@ static void agree_on_the_lowest_rank_that_failed(void **state)
     }
 }
 
+/* Groups of every size, each with all that a communicator has, working at the same time. */
 static void groups(void **state)
 {
     const struct comm *comm = *state;
     int rank = comm_rank(comm), size = comm_size(comm);
-    struct comm *group = comm_split(comm, rank % 2);
-    assert_int_equal(comm_rank(group), rank / 2);
-    assert_int_equal(comm_size(group), (size + 1 - rank % 2) / 2);
-    double sum = rank, expected = 0;
-    comm_sum_ordered(group, &sum, 1);
-    for (int r = rank % 2; r < size; r += 2) expected += r;
-    assert_true(sum == expected);
-    comm_free(group);
+    for (int colours = 1; colours <= size; colours++) {
+        int who[64], members = 0, colour = rank % colours;
+        for (int r = colour; r < size; r += colours) who[members++] = r;
+        struct comm *group = comm_split(comm, colour);
+        assert_int_equal(comm_rank(group), rank / colours);
+        assert_int_equal(comm_size(group), members);
+        check_sums(group, who);
+        double first = rank;
+        comm_broadcast(group, 0, &first, sizeof first);
+        assert_true(first == colour);
+        assert_true(comm_any(group, rank == 0) == (colour == 0)); // what one group says, others do not hear
+        assert_true(comm_meet(group, INFINITY));
+        struct fault none = {0};
+        assert_true(comm_rejoin(comm, group, &none));
+        comm_free(group);
+    }
+}
+
+/* A group fails, in one place or alike on all its ranks, while the others work on: all have its fault at the
+ * end, after their work. */
+static void a_group_fails(void **state)
+{
+    const struct comm *comm = *state;
+    int rank = comm_rank(comm), size = comm_size(comm), colours = (size + 1) / 2;
+    for (int lowest = 0; lowest < size; lowest++) {
+        struct comm *group = comm_split(comm, rank % colours);
+        struct fault fault = {0};
+        if (rank == lowest) fault_raise(&fault, EXIT_CODE_OUTPUT, "rank %d", rank);
+        bool mine = rank % colours == lowest % colours;
+        assert_true(comm_agree(group, &fault) == !mine);
+        double work = 1;
+        if (!mine) comm_sum_ordered(group, &work, 1); // the others do not know
+        assert_false(comm_rejoin(comm, group, &fault));
+        char expected[32];
+        snprintf(expected, sizeof expected, "rank %d", lowest);
+        assert_int_equal(fault.code, EXIT_CODE_OUTPUT);
+        assert_string_equal(fault.text, expected);
+        comm_free(group);
+    }
 }
 
 /* All meet; and a rank that waits alone, with the others in another collective call, is told so. */
@@ -204,14 +270,17 @@ int main(int argc, char **argv)
         cmocka_unit_test(broadcast_from_every_root),
         cmocka_unit_test(gather_in_rank_order),
         cmocka_unit_test(sums),
+        cmocka_unit_test(ordered_sums_are_in_rank_order),
         cmocka_unit_test(any_min_max),
         cmocka_unit_test(agree_on_the_lowest_rank_that_failed),
         cmocka_unit_test(groups),
+        cmocka_unit_test(a_group_fails),
         cmocka_unit_test(meetings),
         cmocka_unit_test(timers_over_ranks),
         cmocka_unit_test_setup_teardown(broadcast_from_every_root, in_pieces, whole),
         cmocka_unit_test_setup_teardown(gather_in_rank_order, in_pieces, whole),
         cmocka_unit_test_setup_teardown(sums, in_pieces, whole),
+        cmocka_unit_test_setup_teardown(groups, in_pieces, whole),
         cmocka_unit_test_setup_teardown(agree_on_the_lowest_rank_that_failed, in_pieces, whole),
         cmocka_unit_test_setup_teardown(timers_over_ranks, in_pieces, whole),
     };

@@ -160,7 +160,7 @@ def finished_and_unfinished(checks, chain):
 
 def one_group_fails(checks, chain):
     """A file that cannot be written ends the job of all groups, with one message."""
-    chain.path("expert_00.h5").mkdir()
+    chain.path("expert_00.h5").mkdir()  # a file cannot take its place
     result = chain.run("finetune", ranks=2, settings={"finetune.steps": 3})
     checks.that(result.returncode != 0 and result.stdout.count("error:") == 1 and "expert_00.h5" in result.stdout,
                 f"expert_00.h5 is a folder: exit code {result.returncode}\n{result.stdout}")

@@ -1,5 +1,6 @@
 /* The optimiser of pretrain against the same steps in fp64, the gradient shared out over the ranks: warm-up,
  * clipping, AdamW, the moving average and its ramp. */
+#include "train/gradient_buckets.h"
 #include "train/optimiser.h"
 
 #include "base/random.h"
@@ -102,11 +103,14 @@ static void steps_are_those_of_the_formulas(void **state)
         put(&set, false, start);
         struct optimiser optimiser;
         optimiser_init(&optimiser, &config, &set);
+        struct gradient_buckets buckets;
+        gradient_buckets_init(&buckets, comm, &set, 1, deterministic);
         for (int64_t step = 1; step <= STEPS; step++) {
             double norm = make_gradient(step, gradient);
             share(comm, gradient, mine);
             put(&set, true, mine);
-            double found = optimiser_update(&optimiser, comm, deterministic);
+            gradient_buckets_finish(&buckets);
+            double found = optimiser_update(&optimiser);
             assert_float_equal(found, norm, 1e-5 * norm);
             expect_step(step, norm, gradient, value, m, v, average);
             check(&set, "weight", value);
@@ -119,10 +123,12 @@ static void steps_are_those_of_the_formulas(void **state)
         // a gradient that is not finite on one rank changes nothing on any
         if (comm_rank(comm) == comm_size(comm) - 1) mine[7] = NAN;
         put(&set, true, mine);
-        assert_false(isfinite(optimiser_update(&optimiser, comm, deterministic)));
+        gradient_buckets_finish(&buckets);
+        assert_false(isfinite(optimiser_update(&optimiser)));
         assert_int_equal(optimiser.skipped, 1);
         assert_int_equal(optimiser.step, STEPS);
         check(&set, "weight", value);
+        gradient_buckets_clear(&buckets);
         optimiser_clear(&optimiser);
         parameter_set_clear(&set);
     }
