@@ -41,7 +41,7 @@ struct clip_vision_layer {
 
 struct clip_vision {
     struct clip_vision_config config;
-    struct parameter *class_embedding;    /* [1, C], in files [C] */
+    struct parameter *class_embedding;    /* [C] */
     struct parameter *patch_embedding;    /* [C, image_channels, patch, patch] */
     struct parameter *position_embedding; /* [1 + patches, C] */
     struct layer_norm pre_norm, post_norm;
