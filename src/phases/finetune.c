@@ -11,10 +11,8 @@
 #include "base/check.h"
 #include "phases/assignment_file.h"
 #include "phases/expert_file.h"
-#include "phases/provenance.h"
 #include "phases/restart.h"
-#include "train/history.h"
-#include "train/optimiser_file.h"
+#include "phases/training.h"
 #include "train/rank_dealing.h"
 #include "train/sample_request.h"
 #include "train/student.h"
@@ -24,8 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-enum { BAD_STEPS_MAX = 20 };
 
 enum {
     COLUMN_LOSS, // the weighted sum of the three
@@ -46,19 +42,9 @@ static const struct history_column columns[COLUMNS] = {{"loss", 1, false},
                                                        {"samples_per_second", 1, true}};
 
 /* Keys that may change between a run and its continuation. */
-static const char *const free_keys[] = {"run.folder",
-                                        "run.log",
-                                        "run.log_all_ranks",
-                                        "run.threads",
-                                        "run.wall_clock_limit",
-                                        "files.",
-                                        "phase",
-                                        "finetune.checkpoint_every",
-                                        "comm.",
-                                        "finetune.expert",
-                                        "finetune.steps",
-                                        "finetune.epochs",
-                                        NULL};
+static const char *const free_keys[] = {
+    "run.threads",     "comm.", "finetune.checkpoint_every", "finetune.expert", "finetune.steps",
+    "finetune.epochs", NULL};
 
 /* What all groups of ranks have. */
 struct finetuning {
@@ -78,22 +64,21 @@ struct finetuning {
 /* One expert being trained by a group of ranks. */
 struct expert_training {
     const struct finetuning *shared;
-    const struct run *run;  // the group's: its communicator and log
-    struct teacher teacher; // frozen
+    struct training training; // of the group
+    struct teacher teacher;   // frozen
     struct expert expert;
+    struct h5_parent parent[4];
     int64_t *item; // [prompts] places of its prompts in the split; owned
-    int64_t prompts, steps;
+    int64_t prompts;
     struct sample_order order;
     struct noised_batch noised;
     struct optimiser optimiser;
     struct gradient_buckets buckets;
     struct student student;
     struct history history;
-    int64_t step;         // done
     int64_t first, count; // this rank's samples of the group's batch
     double *losses;       // [3, count]: ddpm, distill_out, distill_block
-    char *path, *checkpoint, *csv;
-    char label[32]; // "expert 3, step"
+    char label[32];       // "expert 3, step"
 };
 
 // ---- 1: inputs
@@ -206,10 +191,30 @@ static bool make_networks(struct expert_training *training, int64_t k, struct fa
     return true;
 }
 
-static void make_training(struct expert_training *training)
+/* How the group's ranks share the batch, and what they learn from. */
+static void make_student(struct expert_training *training)
 {
     const struct finetune_cfg *cfg = training->shared->cfg;
-    int64_t ranks = comm_size(training->run->comm), rank = comm_rank(training->run->comm);
+    const struct comm *comm = training->training.run->comm;
+    int64_t ranks = comm_size(comm), rank = comm_rank(comm);
+    training->first = cfg->batch * rank / ranks;
+    training->count = cfg->batch * (rank + 1) / ranks - training->first;
+    training->losses = check_calloc(3 * (size_t)training->count, sizeof *training->losses);
+    training->student = (struct student){.teacher = training->teacher.unet,
+                                         .unet = training->expert.unet,
+                                         .info = training->shared->info,
+                                         .weights = {cfg->w_ddpm, cfg->w_distill_out, cfg->w_distill_block},
+                                         .micro_batch = cfg->micro_batch,
+                                         .global_batch = cfg->batch,
+                                         .recompute = cfg->recompute,
+                                         .buckets = &training->buckets};
+    if (training->prompts > 0)
+        sample_order_init(&training->order, (uint64_t)cfg->run.seed, training->prompts);
+}
+
+static void make_optimiser(struct expert_training *training)
+{
+    const struct finetune_cfg *cfg = training->shared->cfg;
     double scale = cfg->lr_scale == LR_SCALE_SQRT_BATCH ? sqrt((double)cfg->batch) : 1;
     struct optimiser_config optimiser = {.learning_rate = cfg->learning_rate * scale,
                                          .warmup_steps = cfg->lr_warmup,
@@ -221,37 +226,79 @@ static void make_training(struct expert_training *training)
                                          .ema_decay = cfg->ema_decay};
     struct parameter_set *parameters = &training->expert.unet->parameters;
     optimiser_init(&training->optimiser, &optimiser, parameters);
-    gradient_buckets_init(&training->buckets, training->run->comm, parameters, (size_t)cfg->bucket_mib << 20,
-                          cfg->deterministic);
-    training->first = cfg->batch * rank / ranks;
-    training->count = cfg->batch * (rank + 1) / ranks - training->first;
-    training->student = (struct student){.teacher = training->teacher.unet,
-                                         .unet = training->expert.unet,
-                                         .info = training->shared->info,
-                                         .weights = {cfg->w_ddpm, cfg->w_distill_out, cfg->w_distill_block},
-                                         .micro_batch = cfg->micro_batch,
-                                         .global_batch = cfg->batch,
-                                         .recompute = cfg->recompute,
-                                         .buckets = &training->buckets};
-    training->losses = check_calloc(3 * (size_t)training->count, sizeof *training->losses);
+    gradient_buckets_init(&training->buckets, training->training.run->comm, parameters,
+                          (size_t)cfg->bucket_mib << 20, cfg->deterministic);
     history_init(&training->history, columns, COLUMNS);
 }
 
-static void begin_training(struct expert_training *training, const struct finetuning *tuning,
+static bool check_checkpoint(void *task, struct h5_reader *reader, struct fault *fault)
+{
+    const struct expert_training *training = task;
+    return expert_check_identity(reader, &training->expert, fault);
+}
+
+static bool write_description(void *task, struct h5_writer *writer, bool finished, struct fault *fault)
+{
+    const struct expert_training *training = task;
+    (void)finished;
+    return expert_write_identity(&training->expert, writer, fault) &&
+           h5_write_one_int64(writer, "training/prompts", training->prompts, fault);
+}
+
+static bool run_step(void *task, double *values, struct fault *fault);
+
+static const struct training_task functions = {
+    .run_step = run_step, .look = NULL, .write = write_description, .check = check_checkpoint};
+
+/* What is shared with other trainings. */
+static void describe_training(struct expert_training *training, const struct run *group, int64_t k)
+{
+    const struct finetuning *tuning = training->shared;
+    const struct finetune_cfg *cfg = tuning->cfg;
+    const struct h5_parent parents[] = {{"data.h5", tuning->lineage.content_id},
+                                        {"teacher.h5", tuning->teacher.content_id},
+                                        {"router.h5", tuning->routing.lineage.content_id},
+                                        {"assignment.h5", tuning->assignment.content_id}};
+    memcpy(training->parent, parents, sizeof parents);
+    snprintf(training->label, sizeof training->label, "expert %lld, step", (long long)k);
+    training->training = (struct training){
+        .run = group,
+        .run_cfg = &cfg->run,
+        .label = training->label,
+        .section = "finetune",
+        .free_keys = free_keys,
+        .data_file = cfg->data_file,
+        .steps = steps_of(cfg, training->prompts),
+        .batch = cfg->batch,
+        .checkpoint_every = cfg->checkpoint_every,
+        .half = cfg->half,
+        .functions = &functions,
+        .task = training,
+        .kind = FILE_EXPERT,
+        .backend = tuning->backend,
+        .dtype = tuning->dtype,
+        .optimiser = &training->optimiser,
+        .history = &training->history,
+        .loss = COLUMN_LOSS,
+        .gradient_norm = COLUMN_NORM,
+        .rate = COLUMN_RATE,
+        .parent = training->parent,
+        .parents = 4,
+        .checkpoint = check_format("%s/finetune_%02lld.checkpoint.h5", cfg->run.folder, (long long)k),
+        .csv = check_format("%s/finetune_%02lld.csv", cfg->run.folder, (long long)k)};
+}
+
+static bool begin_training(struct expert_training *training, const struct finetuning *tuning,
                            const struct run *group, int64_t k, struct fault *fault)
 {
-    const struct finetune_cfg *cfg = tuning->cfg;
-    *training = (struct expert_training){.shared = tuning, .run = group};
-    training->prompts = tuning->assignment.count[k];
-    training->steps = steps_of(cfg, training->prompts);
+    *training = (struct expert_training){.shared = tuning, .prompts = tuning->assignment.count[k]};
     training->item = assignment_items(&tuning->assignment, k);
-    training->path = expert_path(cfg->expert_file, k);
-    training->checkpoint = check_format("%s/finetune_%02lld.checkpoint.h5", cfg->run.folder, (long long)k);
-    training->csv = check_format("%s/finetune_%02lld.csv", cfg->run.folder, (long long)k);
-    snprintf(training->label, sizeof training->label, "expert %lld, step", (long long)k);
-    if (training->prompts > 0)
-        sample_order_init(&training->order, (uint64_t)cfg->run.seed, training->prompts);
-    if (make_networks(training, k, fault)) make_training(training);
+    describe_training(training, group, k);
+    if (make_networks(training, k, fault)) {
+        make_student(training);
+        make_optimiser(training);
+    }
+    return comm_agree(group->comm, fault);
 }
 
 static void end_training(struct expert_training *training)
@@ -267,75 +314,8 @@ static void end_training(struct expert_training *training)
     teacher_clear(&training->teacher);
     free(training->item);
     free(training->losses);
-    free(training->path);
-    free(training->checkpoint);
-    free(training->csv);
-}
-
-static bool read_state(struct expert_training *training, struct h5_reader *reader, struct fault *fault)
-{
-    const struct finetuning *tuning = training->shared;
-    return restart_check_deck(reader, training->run->deck, free_keys, fault) &&
-           restart_check_data(reader, tuning->lineage.content_id, tuning->cfg->data_file, fault) &&
-           expert_check_identity(reader, &training->expert, fault) &&
-           optimiser_read_h5(&training->optimiser, reader, fault) &&
-           h5_read_one_int64(reader, "training/step", &training->step, fault) &&
-           history_read_h5(&training->history, reader, fault);
-}
-
-static bool resume(struct expert_training *training, struct fault *fault)
-{
-    if (access(training->checkpoint, F_OK) != 0) return true;
-    struct h5_reader *reader;
-    if (!h5_open(training->checkpoint, FILE_EXPERT, &reader, fault)) return false;
-    bool ok = read_state(training, reader, fault);
-    h5_close(reader);
-    if (ok)
-        log_info(training->run->log, "expert %lld: going on from step %lld of %s",
-                 (long long)training->expert.index, (long long)training->step, training->checkpoint);
-    return ok;
-}
-
-// ---- 3c: files
-
-static bool write_all_of_it(struct expert_training *training, bool checkpoint, struct h5_writer *writer,
-                            struct fault *fault)
-{
-    const struct optimiser *optimiser = &training->optimiser;
-    const struct finetune_cfg *cfg = training->shared->cfg;
-    return expert_write_identity(&training->expert, writer, fault) &&
-           (checkpoint ? optimiser_write_h5(optimiser, writer, fault)
-                       : optimiser_write_result_h5(optimiser, cfg->half, writer, fault)) &&
-           h5_write_one_int64(writer, "training/step", training->step, fault) &&
-           h5_write_one_int64(writer, "training/samples", training->step * cfg->batch, fault) &&
-           h5_write_one_int64(writer, "training/prompts", training->prompts, fault) &&
-           h5_write_one_int64(writer, "training/skipped", optimiser->skipped, fault) &&
-           history_write_h5(&training->history, writer, fault);
-}
-
-/* One file, whole or not at all; the group's first rank writes, the verdict is shared. */
-static bool write_file(struct expert_training *training, bool checkpoint, struct fault *fault)
-{
-    const struct run *run = training->run;
-    const struct finetuning *tuning = training->shared;
-    timer_start(run->timers, "write");
-    if (comm_rank(run->comm) == 0) {
-        struct h5_parent parents[] = {{"data.h5", tuning->lineage.content_id},
-                                      {"teacher.h5", tuning->teacher.content_id},
-                                      {"router.h5", tuning->routing.lineage.content_id},
-                                      {"assignment.h5", tuning->assignment.content_id}};
-        struct h5_provenance provenance =
-            run_provenance(run, &tuning->cfg->run, tuning->backend, tuning->dtype, parents, 4);
-        struct h5_writer *writer;
-        if (h5_create(checkpoint ? training->checkpoint : training->path, FILE_EXPERT, &writer, fault)) {
-            if (write_all_of_it(training, checkpoint, writer, fault))
-                h5_finish(writer, &provenance, NULL, fault);
-            else
-                h5_abandon(writer);
-        }
-    }
-    timer_stop(run->timers, "write");
-    return comm_agree(run->comm, fault);
+    free(training->training.checkpoint);
+    free(training->training.csv);
 }
 
 // ---- 3b: the loop
@@ -356,14 +336,14 @@ static void ask_batch(struct expert_training *training, int64_t step)
 }
 
 /* The three unweighted losses of the step, means over the group's batch, and their weighted sum first. */
-static void mean_losses(const struct expert_training *training, double values[COLUMNS])
+static void mean_losses(const struct expert_training *training, double *values)
 {
     const struct finetune_cfg *cfg = training->shared->cfg;
     double sum[3] = {0};
     for (int term = 0; term < 3; term++)
         for (int64_t i = 0; i < training->count; i++)
             sum[term] += training->losses[term * training->count + i];
-    comm_sum_ordered(training->run->comm, sum, 3);
+    comm_sum_ordered(training->training.run->comm, sum, 3);
     for (int term = 0; term < 3; term++) values[COLUMN_DDPM + term] = sum[term] / (double)cfg->batch;
     values[COLUMN_LOSS] = cfg->w_ddpm * values[COLUMN_DDPM] +
                           cfg->w_distill_out * values[COLUMN_DISTILL_OUT] +
@@ -381,19 +361,20 @@ static void run_passes(struct expert_training *training)
 }
 
 /* One step; values[COLUMNS] are what is logged of it. */
-static bool run_step(struct expert_training *training, double values[COLUMNS], struct fault *fault)
+static bool run_step(void *task, double *values, struct fault *fault)
 {
+    struct expert_training *training = task;
     const struct finetuning *tuning = training->shared;
     const struct finetune_cfg *cfg = tuning->cfg;
-    const struct run *run = training->run;
+    const struct run *run = training->training.run;
+    int64_t step = training->training.step;
     double began = timer_now();
     struct batch batch;
     timer_start(run->timers, "data");
     if (dataset_take(tuning->dataset, &batch, fault)) {
         noised_batch_make(&training->noised, &training->expert.schedule, tuning->info, &batch,
-                          (uint64_t)cfg->run.seed, (uint64_t)training->step, (uint64_t)training->first,
-                          cfg->min_snr);
-        if (training->step + 1 < training->steps) ask_batch(training, training->step + 1);
+                          (uint64_t)cfg->run.seed, (uint64_t)step, (uint64_t)training->first, cfg->min_snr);
+        if (step + 1 < training->training.steps) ask_batch(training, step + 1);
     }
     timer_stop(run->timers, "data");
     if (!comm_agree(run->comm, fault)) return false;
@@ -409,50 +390,7 @@ static bool run_step(struct expert_training *training, double values[COLUMNS], s
     values[COLUMN_NORM] = optimiser_update(&training->optimiser);
     timer_stop(run->timers, "update");
     values[COLUMN_RATE] = (double)cfg->batch / (timer_now() - began);
-    training->step++;
-    return true;
-}
-
-static bool stop_here(struct expert_training *training, struct fault *fault)
-{
-    if (!write_file(training, true, fault)) return false;
-    const char *reason = training->run->stop->reason;
-    return fault_raise(fault, EXIT_CODE_STOPPED,
-                       "stopped by %s after step %lld of %lld of expert %lld; run again to go on from %s",
-                       reason ? reason : "another rank", (long long)training->step,
-                       (long long)training->steps, (long long)training->expert.index, training->checkpoint);
-}
-
-static bool run_loop(struct expert_training *training, struct fault *fault)
-{
-    const struct finetune_cfg *cfg = training->shared->cfg;
-    const struct run *run = training->run;
-    struct progress progress = progress_start(run->log, training->label, training->step, training->steps);
-    double smooth = 0;
-    int bad = 0;
-    if (training->step < training->steps) ask_batch(training, training->step);
-    while (training->step < training->steps) {
-        double values[COLUMNS];
-        if (!run_step(training, values, fault)) return false;
-        bad = isfinite(values[COLUMN_NORM]) ? 0 : bad + 1;
-        if (bad == BAD_STEPS_MAX)
-            return fault_raise(fault, EXIT_CODE_INTERNAL,
-                               "expert %lld: the gradient was not finite in %d steps in a row, up to step "
-                               "%lld: lower finetune.learning_rate, or use precision fp32",
-                               (long long)training->expert.index, bad, (long long)training->step);
-        smooth = smooth == 0 ? values[COLUMN_LOSS] : 0.98 * smooth + 0.02 * values[COLUMN_LOSS];
-        progress_update(&progress, training->step, "loss %.4f, %.0f samples/s", smooth, values[COLUMN_RATE]);
-        history_add(&training->history, training->step, values, fault); // the first rank's goes to the CSV
-        if (!comm_agree(run->comm, fault)) return false;
-        if (comm_any(run->comm, stop_asked(run->stop))) {
-            progress_pause(&progress);
-            return stop_here(training, fault);
-        }
-        if (training->step % cfg->checkpoint_every == 0 && training->step < training->steps &&
-            !write_file(training, true, fault))
-            return false;
-    }
-    progress_pause(&progress);
+    training->training.step++;
     return true;
 }
 
@@ -460,32 +398,29 @@ static bool run_loop(struct expert_training *training, struct fault *fault)
 
 static void report_expert(const struct expert_training *training)
 {
-    const struct run *run = training->run;
+    const struct run *run = training->training.run;
     log_info(run->log,
              "expert %lld: %lld prompts, %.4f of the teacher's MACs, %.2f M parameters, %lld steps of "
              "%lld samples on %d rank%s",
              (long long)training->expert.index, (long long)training->prompts, training->expert.ratio,
              (double)parameter_set_elements(&training->expert.unet->parameters) / 1e6,
-             (long long)training->steps, (long long)training->shared->cfg->batch, comm_size(run->comm),
+             (long long)training->training.steps, (long long)training->training.batch, comm_size(run->comm),
              comm_size(run->comm) == 1 ? "" : "s");
+    if (training->prompts == 0)
+        log_warning(run->log, "expert %lld has no training prompt: it is left as sliced, untrained",
+                    (long long)training->expert.index);
 }
 
 static bool train(struct expert_training *training, struct fault *fault)
 {
-    const struct run *run = training->run;
     report_expert(training);
-    if (resume(training, fault) && comm_rank(run->comm) == 0)
-        history_open_csv(&training->history, training->csv, fault);
-    if (!comm_agree(run->comm, fault) || !run_loop(training, fault)) return false;
-    if (training->steps > 0 && !write_file(training, true, fault)) return false;
-    if (!write_file(training, false, fault)) return false;
-    if (training->prompts == 0)
-        log_warning(run->log, "expert %lld has no training prompt: %s holds it as sliced, untrained",
-                    (long long)training->expert.index, training->path);
-    else
-        log_info(run->log, "wrote %s: %lld steps, %lld skipped", training->path, (long long)training->step,
-                 (long long)training->optimiser.skipped);
-    return true;
+    if (!training_resume(&training->training, fault)) return false;
+    if (training->training.step < training->training.steps) ask_batch(training, training->training.step);
+    if (!training_run(&training->training, fault)) return false;
+    char *path = expert_path(training->shared->cfg->expert_file, training->expert.index);
+    bool ok = training_finish(&training->training, path, fault);
+    free(path);
+    return ok;
 }
 
 /* Trains expert k. Collective over the group. */
@@ -493,8 +428,7 @@ static bool finetune_expert(const struct finetuning *tuning, const struct run *g
                             struct fault *fault)
 {
     struct expert_training training;
-    begin_training(&training, tuning, group, k, fault);
-    bool ok = comm_agree(group->comm, fault) && train(&training, fault);
+    bool ok = begin_training(&training, tuning, group, k, fault) && train(&training, fault);
     end_training(&training);
     return ok;
 }
@@ -503,8 +437,10 @@ static bool finetune_expert(const struct finetuning *tuning, const struct run *g
 static bool report_memory(const struct finetuning *tuning, int64_t k, struct fault *fault)
 {
     struct expert_training training;
-    begin_training(&training, tuning, tuning->run, k, fault);
-    if (!comm_agree(tuning->run->comm, fault)) return false;
+    if (!begin_training(&training, tuning, tuning->run, k, fault)) {
+        end_training(&training);
+        return false;
+    }
     report_expert(&training);
     const struct dataset_info *info = tuning->info;
     int64_t count = tuning->cfg->micro_batch < training.count ? tuning->cfg->micro_batch : training.count;

@@ -29,8 +29,7 @@
 enum { BAD_STEPS_MAX = 20, KMEANS_PROMPTS = 8192, DRAW_PROMPTS = 1 << 17 };
 
 /* Keys that may change between a run and its continuation. */
-static const char *const free_keys[] = {
-    "run.folder", "run.log", "run.wall_clock_limit", "files.", "phase", "prune.checkpoint_every", NULL};
+static const char *const free_keys[] = {"prune.checkpoint_every", NULL};
 
 /* What is logged of a step, in the columns' order. */
 enum {

@@ -5,7 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool is_free(const char *path, const char *const *prefixes)
+/* Settings that change no result, in any phase. */
+static const char *const always_free[] = {
+    "run.folder", "run.log", "run.wall_clock_limit", "files.", "phase", "comm.bucket_mib", NULL};
+
+static bool begins_with_one(const char *path, const char *const *prefixes)
 {
     for (; *prefixes; prefixes++)
         if (strncmp(path, *prefixes, strlen(*prefixes)) == 0) return true;
@@ -19,7 +23,7 @@ static bool same_settings(const struct deck *a, const struct deck *b, const char
     bool same = true;
     for (int i = 0; same && i < a->count; i++) {
         const struct deck_setting *here = &a->setting[i], *there = deck_find(b, here->path);
-        if (is_free(here->path, free_prefixes)) continue;
+        if (begins_with_one(here->path, always_free) || begins_with_one(here->path, free_prefixes)) continue;
         char *now = deck_value_text(&here->value), *then = there ? deck_value_text(&there->value) : NULL;
         same = then && strcmp(now, then) == 0;
         if (!same)

@@ -5,8 +5,9 @@
 #include "base/fault.h"
 #include "io/hdf5_file.h"
 
-/* Compares the deck that a checkpoint was written with to the present one, setting by setting. Settings whose
- * path begins with one of `free_prefixes` (ends with NULL) may differ: they do not change what is computed.
+/* Compares the deck that a checkpoint was written with to the present one, setting by setting. Settings
+ * that change no result in any phase (folders, names of files, what is said, limits of time) may differ, and
+ * those whose path begins with one of `free_prefixes` (ends with NULL).
  * Any other difference is a fault that names it with both values. */
 bool restart_check_deck(struct h5_reader *checkpoint, const char *deck, const char *const *free_prefixes,
                         struct fault *fault);

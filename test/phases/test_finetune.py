@@ -148,7 +148,7 @@ def finished_and_unfinished(checks, chain):
     checks.that(result.returncode == 0 and "expert 1 is finished" in result.stdout, f"with a finished expert:\n{result.stdout}")
     checks.that(before == chain.path("expert_01.h5").read_bytes(), "a finished expert was changed")
     result = chain.run("finetune", ranks=2, settings={"run.log": "normal", "finetune.expert": 1, "finetune.steps": 9})
-    checks.that(result.returncode == 0 and "going on from step 6" in result.stdout, f"with more steps:\n{result.stdout}")
+    checks.that(result.returncode == 0 and "going on from expert 1, step 6" in result.stdout, f"with more steps:\n{result.stdout}")
     with h5py.File(chain.path("expert_01.h5")) as file:
         checks.that(int(file["training/step"][0]) == 9 and list(file["history/step"][()]) == list(range(1, 10)), "steps were lost")
     more = keep(chain, "more")

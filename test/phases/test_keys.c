@@ -19,6 +19,7 @@ static const char *const required[PHASES] = {
     [PHASE_PRETRAIN] = "pretrain: { unet = \"unet.json\"; };",
     [PHASE_PRUNE] = "",
     [PHASE_ASSIGN] = "",
+    [PHASE_FINETUNE] = "",
     [PHASE_BENCH] = "",
     [PHASE_VERIFY] = "verify: { reference = \"case.h5\"; };",
 };
@@ -202,7 +203,7 @@ static void refused(void **state)
         {"", "the deck is empty: the key phase is missing, one of: prepare, pretrain, prune, assign, bench, "
              "verify"},
         {"run: {\n seed = 1; };",
-         "t.cfg:2: the key phase is missing, one of: prepare, pretrain, prune, assign, bench, verify"},
+         "t.cfg:2: the key phase is missing, one of: prepare, pretrain, prune, assign, finetune, bench, verify"},
         {"phase = \"prun\";",
          "t.cfg:1: phase is \"prun\", allowed: prepare, pretrain, prune, assign, bench, verify"},
         {"phase = 3;", "t.cfg:1: phase is 3, allowed: prepare, pretrain, prune, assign, bench, verify"},

@@ -300,6 +300,16 @@ static void convolution_is_the_plain_loop(void **state)
             check_product(*state, convolutions[i], dtype, false);
 }
 
+/* The same convolution on one sample, then on more: a thread that does one sample alone must not get the
+ * primitive that all threads share for one. (oneDNN's own cache once gave it that.) */
+static void batch_sizes_do_not_mix(void **state)
+{
+    struct shape shape = {1, 4, 4, 16, 32, 3, 3, {1, 1, 1, 1, 1}};
+    for (shape.samples = 1; shape.samples <= 5; shape.samples++)
+        for (enum dtype dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++)
+            check_product(*state, shape, dtype, false);
+}
+
 /* After the master changed and the form was marked stale, the product is that of the new weight. */
 static void packed_weight_follows_the_master(void **state)
 {
@@ -507,6 +517,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_is_the_plain_loop),
         cmocka_unit_test(convolution_is_the_plain_loop),
+        cmocka_unit_test(batch_sizes_do_not_mix),
         cmocka_unit_test(packed_weight_follows_the_master),
         cmocka_unit_test(frozen_weight_needs_no_master),
         cmocka_unit_test(sample_does_not_depend_on_the_others),

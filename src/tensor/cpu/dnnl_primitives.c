@@ -114,6 +114,17 @@ static void find_operands(struct primitive *primitive, const_dnnl_primitive_desc
     add_operand(primitive, DNNL_ARG_SCRATCHPAD, scratch, layouts);
 }
 
+/* oneDNN looks for the like in a cache of its own, whose key has OpenMP's setting of now, not that of when
+ * the descriptor was made: under another setting a primitive of one thread would be exchanged for one of
+ * many, of which each thread then does its part alone. */
+static void create(struct primitive *primitive, dnnl_primitive_desc_t descriptor)
+{
+    int threads = omp_get_max_threads();
+    if (primitive->threads > 1) omp_set_num_threads(1);
+    DNNL_CHECK(dnnl_primitive_create(&primitive->handle, descriptor));
+    omp_set_num_threads(threads);
+}
+
 struct primitive *primitive_new(struct cpu_backend *cpu, dnnl_primitive_desc_t descriptor, int threads)
 {
     const dnnl_memory_desc_t *layouts[PRIMITIVE_MAX_OPERANDS];
@@ -125,7 +136,7 @@ struct primitive *primitive_new(struct cpu_backend *cpu, dnnl_primitive_desc_t d
     primitive->implementation = check_strdup(implementation);
     if (!cpu->plan) {
         int count = primitive->operand_count;
-        DNNL_CHECK(dnnl_primitive_create(&primitive->handle, descriptor));
+        create(primitive, descriptor);
         primitive->memory = check_calloc((unsigned long)(threads * count), sizeof *primitive->memory);
         for (int i = 0; i < threads * count; i++)
             DNNL_CHECK(dnnl_memory_create(&primitive->memory[i], layouts[i % count], cpu->primitives->engine,
