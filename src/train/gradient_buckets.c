@@ -87,9 +87,12 @@ static void on_gradient(void *context, struct parameter *complete)
 {
     struct gradient_buckets *buckets = context;
     if (complete) {
+        const struct parameter_set *set = buckets->parameters;
+        CHECK(complete->place < set->count && set->items[complete->place] == complete,
+              "a gradient of a parameter that has no bucket: %s", complete->part[0].name);
         struct gradient_bucket *bucket = &buckets->bucket[buckets->bucket_of[complete->place]];
-        CHECK(bucket->missing-- > 0, "a gradient of a bucket of %d is complete twice: %s", bucket->count,
-              complete->part[0].name);
+        CHECK(bucket->missing > 0, "a gradient is complete twice: %s", complete->part[0].name);
+        bucket->missing--;
     }
     while (buckets->sent < buckets->buckets && buckets->bucket[buckets->sent].missing == 0) send(buckets);
     for (int i = 0; i < buckets->sent; i++)

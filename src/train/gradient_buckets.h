@@ -41,8 +41,9 @@ void gradient_buckets_init(struct gradient_buckets *buckets, const struct comm *
 void gradient_buckets_clear(struct gradient_buckets *buckets);
 
 /* Starts the sums in the coming backward pass of `tape`, the last of this step, as gradients become complete
- * (tape_on_gradient). Optional: what it has not started, gradient_buckets_finish does. Local; until
- * gradient_buckets_finish no rank may fail alone or change a gradient otherwise. */
+ * (tape_on_gradient); all that the step trains are of this set. Optional: what it has not started,
+ * gradient_buckets_finish does. Local; until gradient_buckets_finish no rank may fail alone or change a
+ * gradient otherwise. */
 void gradient_buckets_watch(struct gradient_buckets *buckets, struct tape *tape);
 
 /* Waits for the sums: afterwards all ranks have the same gradients, the sums over ranks: in rank order, in
