@@ -21,9 +21,8 @@ static bool read_prediction(struct h5_reader *reader, struct noise_schedule *sch
     return v || epsilon;
 }
 
-static bool read_network(struct h5_reader *reader, struct backend *backend, enum dtype dtype,
-                         struct teacher_gates gates, bool backward, struct teacher *teacher,
-                         struct fault *fault)
+static bool read_network(struct h5_reader *reader, struct backend *backend, struct teacher_gates gates,
+                         struct teacher *teacher, struct fault *fault)
 {
     struct unet_config config;
     if (!h5_load_text(reader, "config", MAX_CONFIG_BYTES, &teacher->config_text, fault) ||
@@ -34,22 +33,28 @@ static bool read_network(struct h5_reader *reader, struct backend *backend, enum
     config.depth_gates = gates.depth_gates;
     teacher->unet = unet_new(backend, &config, (struct unet_shape){0});
     parameter_set_allocate(&teacher->unet->parameters, false);
-    if (!weights_read_h5(&teacher->unet->parameters, reader, "weights", fault)) return false;
-    parameter_set_freeze(&teacher->unet->parameters, dtype, backward);
-    return true;
+    return weights_read_h5(&teacher->unet->parameters, reader, "weights", fault);
+}
+
+bool teacher_load(const char *path, struct backend *backend, struct teacher_gates gates,
+                  struct teacher *teacher, struct fault *fault)
+{
+    *teacher = (struct teacher){0};
+    struct h5_reader *reader;
+    if (!h5_open(path, FILE_TEACHER, &reader, fault)) return false;
+    bool ok =
+        restart_refuse_checkpoint(reader, fault) && read_network(reader, backend, gates, teacher, fault);
+    h5_close(reader);
+    if (!ok) teacher_clear(teacher);
+    return ok;
 }
 
 bool teacher_read(const char *path, struct backend *backend, enum dtype dtype, struct teacher_gates gates,
                   bool backward, struct teacher *teacher, struct fault *fault)
 {
-    *teacher = (struct teacher){0};
-    struct h5_reader *reader;
-    if (!h5_open(path, FILE_TEACHER, &reader, fault)) return false;
-    bool ok = restart_refuse_checkpoint(reader, fault) &&
-              read_network(reader, backend, dtype, gates, backward, teacher, fault);
-    h5_close(reader);
-    if (!ok) teacher_clear(teacher);
-    return ok;
+    if (!teacher_load(path, backend, gates, teacher, fault)) return false;
+    parameter_set_freeze(&teacher->unet->parameters, dtype, backward);
+    return true;
 }
 
 void teacher_clear(struct teacher *teacher)

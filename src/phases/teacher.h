@@ -1,4 +1,4 @@
-/* The teacher, read from teacher.h5: a frozen network. */
+/* The teacher, read from teacher.h5. */
 #ifndef PHASES_TEACHER_H
 #define PHASES_TEACHER_H
 
@@ -8,7 +8,7 @@
 
 struct teacher {
     char *config_text; /* config.json; owned */
-    struct unet *unet; /* owned; weights packed for `dtype` */
+    struct unet *unet; /* owned */
     struct noise_schedule schedule;
     struct lineage lineage;
 };
@@ -19,8 +19,12 @@ struct teacher_gates {
     bool depth_gates;
 };
 
-/* Reads a teacher for computation in `dtype`; `backward`: gradients will flow through it. Local: every rank
- * reads. Free with teacher_clear. */
+/* Reads a teacher with its masters in memory, to be sliced or frozen. Local: every rank reads. Free with
+ * teacher_clear. */
+bool teacher_load(const char *path, struct backend *backend, struct teacher_gates gates,
+                  struct teacher *teacher, struct fault *fault);
+
+/* The same, frozen for computation in `dtype`; `backward`: gradients will flow through it. */
 bool teacher_read(const char *path, struct backend *backend, enum dtype dtype, struct teacher_gates gates,
                   bool backward, struct teacher *teacher, struct fault *fault);
 void teacher_clear(struct teacher *teacher);
