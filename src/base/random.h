@@ -26,6 +26,7 @@ enum random_stream {
     RANDOM_BENCH = 13,           /* inputs of `bench` */
     RANDOM_ROUTER = 14,    /* initial predictor and codes; sample = block of the predictor, then the codes */
     RANDOM_BOOTSTRAP = 15, /* resampled rows; step = replicate, sample = set */
+    RANDOM_BASELINE = 16,  /* order in which entries are removed by prune.method = "random" */
 };
 
 /* The address of a sequence of numbers. */

@@ -111,6 +111,11 @@ bool unet_slice_weight(const struct unit_table *table, struct unet_shape shape, 
  * part of those of `full` (the whole network, not frozen) that the mask keeps. */
 void unet_slice(const struct unet *full, struct unet_shape shape, struct unet *sliced);
 
+/* norm [width_entries]: L2 norm of the weights that each width entry of `full` (the whole network, not
+ * frozen) removes: its slices of all matrices and convolution kernels. Biases and the scales of norms, which
+ * start at 1 whatever their unit is worth, do not count. */
+void unet_slice_norms(const struct unet *full, double *norm);
+
 /* Whether a mask leaves every unit that is not dropped at least one entry, as slicing wants it; else a fault
  * (EXIT_CODE_INPUT) names the unit. */
 bool unet_check_shape(const struct unit_table *table, struct unet_shape shape, struct fault *fault);

@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "models/weights.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +22,14 @@ static const struct unit_slice *find_slice(const struct unit_table *table, const
     return NULL;
 }
 
+/* Elements before and behind an axis. */
+static void around_axis(int rank, const int64_t *dim, int axis, int64_t *outer, int64_t *inner)
+{
+    *outer = *inner = 1;
+    for (int i = 0; i < axis; i++) *outer *= dim[i];
+    for (int i = axis + 1; i < rank; i++) *inner *= dim[i];
+}
+
 bool unet_slice_weight(const struct unit_table *table, struct unet_shape shape, const char *name, int rank,
                        const int64_t *dim, const float *full, float *out, int64_t *out_dim)
 {
@@ -30,9 +39,8 @@ bool unet_slice_weight(const struct unit_table *table, struct unet_shape shape, 
     memcpy(out_dim, dim, (size_t)rank * sizeof *dim);
     const struct unit_slice *slice = shape.width ? find_slice(table, name) : NULL;
     int axis = slice ? slice->axis : 0;
-    int64_t outer = 1, inner = 1; // elements before and behind the axis
-    for (int i = 0; i < axis; i++) outer *= dim[i];
-    for (int i = axis + 1; i < rank; i++) inner *= dim[i];
+    int64_t outer, inner;
+    around_axis(rank, dim, axis, &outer, &inner);
     if (!slice) {
         memcpy(out, full, (size_t)(outer * dim[axis] * inner) * sizeof *out);
         return true;
@@ -83,6 +91,37 @@ void unet_slice(const struct unet *full, struct unet_shape shape, struct unet *s
         free(kept);
         free(values);
     }
+}
+
+/* Adds the squares of one part of a parameter to the entries of the unit that slices it. */
+static void add_squares(const struct unet *full, const struct parameter *parameter, int part, float *values,
+                        double *square)
+{
+    int64_t dim[TENSOR_MAX_RANK], outer, inner;
+    int rank = weights_file_shape(parameter, part, dim);
+    const struct unit_slice *slice = find_slice(&full->table, parameter->part[part].name);
+    if (!slice || rank < 2) return;
+    around_axis(rank, dim, slice->axis, &outer, &inner);
+    const struct unit *unit = &full->table.unit[slice->unit];
+    int64_t range = dim[slice->axis] / (slice->repeats * unit->width) * inner; // elements of one entry
+    parameter_part_download(&full->parameters, parameter, part, values);
+    for (int64_t o = 0; o < outer * slice->repeats; o++)
+        for (int entry = 0; entry < unit->width; entry++)
+            for (int64_t i = 0; i < range; i++, values++)
+                square[unit->first + entry] += (double)*values * *values;
+}
+
+void unet_slice_norms(const struct unet *full, double *norm)
+{
+    for (int i = 0; i < full->table.width_entries; i++) norm[i] = 0;
+    for (int i = 0; i < full->parameters.count; i++) {
+        const struct parameter *parameter = full->parameters.items[i];
+        float *values = check_malloc(tensor_bytes(&parameter->value));
+        for (int part = 0; part < parameter->part_count; part++)
+            add_squares(full, parameter, part, values, norm);
+        free(values);
+    }
+    for (int i = 0; i < full->table.width_entries; i++) norm[i] = sqrt(norm[i]);
 }
 
 bool unet_check_shape(const struct unit_table *table, struct unet_shape shape, struct fault *fault)

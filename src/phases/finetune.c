@@ -33,13 +33,13 @@ enum {
     COLUMN_RATE,
     COLUMNS
 };
-static const struct history_column columns[COLUMNS] = {{"loss", 1, false},
-                                                       {"ddpm", 1, false},
-                                                       {"distill_out", 1, false},
-                                                       {"distill_block", 1, false},
-                                                       {"gradient_norm", 1, false},
-                                                       {"learning_rate", 1, false},
-                                                       {"samples_per_second", 1, true}};
+static const struct history_column columns[COLUMNS] = {{"loss", 1, HISTORY_NUMBER},
+                                                       {"ddpm", 1, HISTORY_NUMBER},
+                                                       {"distill_out", 1, HISTORY_NUMBER},
+                                                       {"distill_block", 1, HISTORY_NUMBER},
+                                                       {"gradient_norm", 1, HISTORY_NUMBER},
+                                                       {"learning_rate", 1, HISTORY_NUMBER},
+                                                       {"samples_per_second", 1, HISTORY_TIMING}};
 
 /* Keys that may change between a run and its continuation. */
 static const char *const free_keys[] = {

@@ -166,6 +166,8 @@ static const struct key keys[] = {
     // ---- prune
     {"prune.budget", KEY_DOUBLE, "0.66", "(0, 1]", NULL,
      "p: mean MACs of the experts, weighted by use, over those of the full UNet", {PRUNE(budget)}},
+    {"prune.method", KEY_ENUM, "\"aptp\"", "aptp, uniform, random, magnitude, block, single", NULL,
+     "how masks are found; single: one learned code for all prompts; uniform, random, magnitude, block (BK-SDM): one mask of this budget, nothing learned; all but aptp take router.experts as 1", {PRUNE(method)}},
     {"prune.warmup_steps", KEY_INT, "500", "[0, inf)", NULL,
      "first steps, in which the predictor learns from all losses and the codes from none", {PRUNE(warmup_steps)}},
     {"prune.steps", KEY_INT, "2500", "[1, inf)", NULL,
@@ -232,6 +234,8 @@ static const struct key keys[] = {
      "whole ResNets and transformers may be dropped", {PRUNE(depth_gates), BENCH(depth_gates)}},
     {"router.ff_entries", KEY_INT, "32", "[1, 1024]", NULL,
      "slices that a feed-forward is pruned in", {PRUNE(ff_entries), BENCH(ff_entries)}},
+    {"router.transport", KEY_BOOL, "true", NULL, NULL,
+     "prompts go to codes by optimal transport over the batch in training; false: to the most similar code", {PRUNE(transport)}},
     {"transport.eps", KEY_DOUBLE, "0.05", "(0, 100]", NULL,
      "entropic regularisation of the optimal transport", {PRUNE(transport_eps)}},
     {"transport.iterations", KEY_INT, "3", "[1, 10000]", NULL,
@@ -709,6 +713,10 @@ static bool prune_rules(const struct deck *deck, const struct prune_cfg *cfg, st
     if (cfg->codes_init == CODES_INIT_KMEANS && cfg->warmup_steps == 0)
         return rule_broken(deck, "router.codes_init", fault,
                            "router.codes_init \"kmeans\" needs a warm-up, prune.warmup_steps is 0");
+    if (cfg->method == PRUNE_BLOCK && !cfg->depth_gates)
+        return rule_broken(
+            deck, "prune.method", fault,
+            "prune.method \"block\" drops units that have depth gates, router.depth_gates is false");
     return true;
 }
 

@@ -43,6 +43,14 @@ enum run_backend { RUN_BACKEND_CPU };
 enum lr_scale { LR_SCALE_SQRT_BATCH, LR_SCALE_NONE };
 enum pretrain_model { PRETRAIN_UNET, PRETRAIN_CLIP };
 enum codes_init { CODES_INIT_ORTHOGONAL, CODES_INIT_KMEANS };
+enum prune_method {
+    PRUNE_APTP,
+    PRUNE_UNIFORM,
+    PRUNE_RANDOM,
+    PRUNE_MAGNITUDE,
+    PRUNE_BLOCK,
+    PRUNE_SINGLE,
+};
 
 /* Strings and lists of all structs belong to them; no string is NULL ("" is "none"). Paths are ready to open:
  * names of the chain's files (files.*) are already put into run.folder. */
@@ -107,7 +115,8 @@ struct prune_cfg {
     struct run_cfg run;
     char *data_file, *teacher_file; /* read */
     char *router_file;              /* written */
-    int64_t warmup_steps, steps;    /* `steps` come after the warm-up */
+    enum prune_method method;
+    int64_t warmup_steps, steps; /* `steps` come after the warm-up */
     int64_t batch, micro_batch;
     double learning_rate;
     enum lr_scale lr_scale;
@@ -128,6 +137,7 @@ struct prune_cfg {
     bool depth_gates;
     int64_t ff_entries;
 
+    bool transport; /* false: plain argmax */
     double transport_eps;
     int64_t transport_iterations;
 

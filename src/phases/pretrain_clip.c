@@ -28,11 +28,11 @@
 enum { MAX_CONFIG_BYTES = 1 << 20 };
 
 enum { COLUMN_LOSS, COLUMN_NORM, COLUMN_LR, COLUMN_SCALE, COLUMN_RATE, COLUMNS };
-static const struct history_column columns[COLUMNS] = {{"loss", 1, false},
-                                                       {"gradient_norm", 1, false},
-                                                       {"learning_rate", 1, false},
-                                                       {"logit_scale", 1, false},
-                                                       {"samples_per_second", 1, true}};
+static const struct history_column columns[COLUMNS] = {{"loss", 1, HISTORY_NUMBER},
+                                                       {"gradient_norm", 1, HISTORY_NUMBER},
+                                                       {"learning_rate", 1, HISTORY_NUMBER},
+                                                       {"logit_scale", 1, HISTORY_NUMBER},
+                                                       {"samples_per_second", 1, HISTORY_TIMING}};
 
 /* Keys that may change between a run and its continuation. */
 static const char *const free_keys[] = {"run.threads", "pretrain.steps", "pretrain.checkpoint_every",

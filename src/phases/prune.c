@@ -1,17 +1,20 @@
 /* Phase prune: the prompt router and the architecture codes (METHOD sections 3 and 4).
  *
  *  1. the teacher, the data, and whether they belong together
- *  2. MACs and budget, router, optimiser, and the checkpoint of an earlier run
- *  3. the loop; of each step:
+ *  2. MACs and budget, router
+ *  3. for the methods that learn (prune.method), arrays, optimiser, the checkpoint of an earlier run, and the
+ *     loop; of each step:
  *     a. this rank's samples, made noisy; all ranks' embeddings z
  *     b. the router's forward pass on the global batch: routing, and the student's gates
  *     c. teacher, gated student, and the gradient for the gates, of this rank's samples
  *     d. gathered over ranks, the router's backward pass and update, the same on every rank
- *  4. the stored draw, and the router file */
+ *     Then the stored draw is chosen. The other methods choose their one mask instead (prune_mask.h).
+ *  4. the router file */
 #include "phases/prune.h"
 
 #include "base/check.h"
 #include "phases/provenance.h"
+#include "phases/prune_mask.h"
 #include "phases/restart.h"
 #include "phases/router_file.h"
 #include "phases/teacher.h"
@@ -108,7 +111,7 @@ static bool check_fit(struct pruning *pruning, struct fault *fault)
             cfg->teacher_file, (long long)config->in_channels, (long long)config->text_width, cfg->data_file,
             (long long)pruning->info->channels, (long long)pruning->info->text_width);
     int64_t ranks = comm_size(pruning->run->comm);
-    if (cfg->batch % (ranks * cfg->micro_batch) != 0)
+    if (prune_learns(cfg->method) && cfg->batch % (ranks * cfg->micro_batch) != 0)
         return fault_raise(fault, EXIT_CODE_DECK,
                            "prune.batch = %lld is not a multiple of %lld ranks x prune.micro_batch = %lld",
                            (long long)cfg->batch, (long long)ranks, (long long)cfg->micro_batch);
@@ -122,12 +125,14 @@ static bool open_inputs(struct pruning *pruning, struct fault *fault)
     struct teacher_gates gates = {(int)cfg->ff_entries, cfg->depth_gates};
     if (!dataset_open(cfg->data_file, "train", &pruning->dataset, fault)) return false;
     pruning->info = dataset_info(pruning->dataset);
-    return teacher_read(cfg->teacher_file, pruning->backend, pruning->dtype, gates, true, &pruning->teacher,
-                        fault) &&
-           check_fit(pruning, fault);
+    bool ok = prune_learns(cfg->method)
+                  ? teacher_read(cfg->teacher_file, pruning->backend, pruning->dtype, gates, true,
+                                 &pruning->teacher, fault)
+                  : teacher_load(cfg->teacher_file, pruning->backend, gates, &pruning->teacher, fault);
+    return ok && check_fit(pruning, fault);
 }
 
-// ---- 2: budget, router, checkpoint
+// ---- 2: budget, router
 
 static bool make_router(struct pruning *pruning, struct fault *fault)
 {
@@ -147,11 +152,11 @@ static bool make_router(struct pruning *pruning, struct fault *fault)
                            "prune.budget = %g cannot be reached: %.3f of the MACs are not prunable",
                            cfg->budget, 1 - routing->macs.prunable / routing->macs.total);
     struct router_config config = {.D = pruning->info->embedding_width,
-                                   .K = cfg->experts,
+                                   .K = prune_codes(cfg),
                                    .gumbel = {cfg->gamma, cfg->offset},
                                    .normal_form = (enum normal_form)cfg->normal_form,
                                    .mac_weights = cfg->mac_weights,
-                                   .transport = true,
+                                   .transport = cfg->transport,
                                    .eps = cfg->transport_eps,
                                    .rounds = (int)cfg->transport_iterations,
                                    .tau = cfg->tau,
@@ -162,13 +167,36 @@ static bool make_router(struct pruning *pruning, struct fault *fault)
                                    .w_spread_max = cfg->w_spread_max,
                                    .w_spread_std = cfg->w_spread_std};
     routing->router = router_new(config, &routing->unet->table, &routing->macs);
-    router_initialise(routing->router, (uint64_t)cfg->run.seed);
+    return true;
+}
+
+static void make_history(struct pruning *pruning)
+{
+    static const char *const names[LOG_COLUMNS] = {
+        "ddpm",          "distill_out",        "distill_block", "resource",    "contrastive",
+        "spread_max",    "spread_std",         "total",         "ratio",       "entropy",
+        "learning_rate", "samples_per_second", "expert_use",    "expert_ratio"};
+    int K = (int)pruning->routing.router->config.K;
+    for (int i = 0; i < LOG_COLUMNS; i++)
+        pruning->columns[i] = (struct history_column){names[i], i < LOG_SINGLE ? 1 : K,
+                                                      i >= LOG_SINGLE ? HISTORY_LIST
+                                                      : i == LOG_RATE ? HISTORY_TIMING
+                                                                      : HISTORY_NUMBER};
+    history_init(&pruning->history, pruning->columns, LOG_COLUMNS);
+}
+
+// ---- 3: learning: what it needs, and the checkpoint
+
+static void start_router(struct pruning *pruning)
+{
+    const struct prune_cfg *cfg = pruning->cfg;
+    struct router *router = pruning->routing.router;
+    router_initialise(router, (uint64_t)cfg->run.seed);
     struct adamw_settings settings = {cfg->beta1, cfg->beta2, cfg->epsilon, cfg->weight_decay};
-    pruning->optimiser = router_optimiser_new(routing->router, settings);
-    pruning->router_step = router_step_new(routing->router, cfg->batch);
+    pruning->optimiser = router_optimiser_new(router, settings);
+    pruning->router_step = router_step_new(router, cfg->batch);
     pruning->learning_rate =
         cfg->learning_rate * (cfg->lr_scale == LR_SCALE_SQRT_BATCH ? sqrt((double)cfg->batch) : 1);
-    return true;
 }
 
 static void make_arrays(struct pruning *pruning)
@@ -193,14 +221,6 @@ static void make_arrays(struct pruning *pruning)
     pruning->losses_mine = check_malloc(count * 3 * sizeof *pruning->losses_mine);
     pruning->losses_all = check_malloc(batch * 3 * sizeof *pruning->losses_all);
 
-    static const char *const names[LOG_COLUMNS] = {
-        "ddpm",          "distill_out",        "distill_block", "resource",    "contrastive",
-        "spread_max",    "spread_std",         "total",         "ratio",       "entropy",
-        "learning_rate", "samples_per_second", "expert_use",    "expert_ratio"};
-    for (int i = 0; i < LOG_COLUMNS; i++)
-        pruning->columns[i] =
-            (struct history_column){names[i], i < LOG_SINGLE ? 1 : (int)cfg->experts, i == LOG_RATE};
-    history_init(&pruning->history, pruning->columns, LOG_COLUMNS);
     pruning->log_values = check_malloc((size_t)pruning->history.values * sizeof *pruning->log_values);
     pruning->tape = tape_new(pruning->backend, pruning->dtype);
     sample_order_init(&pruning->order, (uint64_t)cfg->run.seed, pruning->info->items);
@@ -431,11 +451,11 @@ static void fill_log(struct pruning *pruning, double rate, double seconds)
     values[LOG_RATIO] = step->losses.mean_ratio;
     values[LOG_LR] = rate;
     values[LOG_RATE] = batch / seconds;
-    double *use = values + LOG_SINGLE, *ratio = use + cfg->experts;
-    values[LOG_ENTROPY] = transport_use(cfg->batch, cfg->experts, step->expert, use);
+    int64_t K = pruning->routing.router->config.K;
+    double *use = values + LOG_SINGLE, *ratio = use + K;
+    values[LOG_ENTROPY] = transport_use(cfg->batch, K, step->expert, use);
     router_ratios(pruning->routing.router, ratio);
-    for (int64_t k = 0; k < cfg->experts; k++)
-        ratio[k] = unit_macs_total_ratio(&pruning->routing.macs, ratio[k]);
+    for (int64_t k = 0; k < K; k++) ratio[k] = unit_macs_total_ratio(&pruning->routing.macs, ratio[k]);
 }
 
 /* One step of the loop. */
@@ -495,12 +515,13 @@ static bool start_codes(struct pruning *pruning, struct fault *fault)
     int64_t rows;
     double *z;
     if (!read_prompts(pruning, KMEANS_PROMPTS, &rows, &z, fault)) return false;
-    bool enough = rows >= cfg->experts;
+    int64_t K = pruning->routing.router->config.K;
+    bool enough = rows >= K;
     if (enough) router_codes_from_prompts(pruning->routing.router, rows, z, (uint64_t)cfg->run.seed);
     free(z);
     return enough ||
            fault_raise(fault, EXIT_CODE_DECK, "router.codes_init = kmeans: %lld prompts for %lld codes",
-                       (long long)rows, (long long)cfg->experts);
+                       (long long)rows, (long long)K);
 }
 
 static bool stop_here(struct pruning *pruning, struct fault *fault)
@@ -579,13 +600,15 @@ static void report_plan(const struct pruning *pruning)
              table->width_entries, table->depth_entries, routing->macs.total / 1e9,
              (long long)routing->latents[0], (long long)routing->latents[1], (long long)routing->tokens,
              routing->macs.prunable / routing->macs.total);
-    log_info(log,
-             "budget %.4f of all MACs, %.4f of the prunable ones; %lld codes; %lld + %lld steps of %lld "
-             "samples; learning rate "
-             "%.3g",
-             cfg->budget, routing->router->config.target, (long long)cfg->experts,
-             (long long)cfg->warmup_steps, (long long)cfg->steps, (long long)cfg->batch,
-             pruning->learning_rate);
+    log_info(log, "budget %.4f of all MACs, %.4f of the prunable ones", cfg->budget,
+             routing->router->config.target);
+    if (routing->router->config.K != cfg->experts)
+        log_info(log, "one expert: router.experts = %lld is for prune.method \"aptp\"",
+                 (long long)cfg->experts);
+    if (!prune_learns(cfg->method)) return;
+    log_info(log, "%lld codes; %lld + %lld steps of %lld samples; learning rate %.3g",
+             (long long)routing->router->config.K, (long long)cfg->warmup_steps, (long long)cfg->steps,
+             (long long)cfg->batch, pruning->learning_rate);
     if (cfg->codes_init == CODES_INIT_ORTHOGONAL && pruning->learning_rate * (double)cfg->steps < 3)
         log_warning(log,
                     "learning rate x steps after warm-up is %.2f, below 3: codes that start at an offset of "
@@ -642,25 +665,39 @@ static void release(struct pruning *pruning)
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) free(arrays[i]);
 }
 
+/* 3: the methods that learn: from the checkpoint of an earlier run, if there is one, to the stored draw. */
+static bool learn(struct pruning *pruning, struct fault *fault)
+{
+    const struct run *run = pruning->run;
+    resume(pruning, fault);
+    if (comm_agree(run->comm, fault) && comm_rank(run->comm) == 0)
+        history_open_csv(&pruning->history, pruning->csv, fault);
+    if (!comm_agree(run->comm, fault) || !run_loop(pruning, fault)) return false;
+    if (!write_file(pruning, pruning->checkpoint, true, fault)) return false;
+    return choose_draw(pruning, fault);
+}
+
 static bool prune(struct pruning *pruning, struct fault *fault)
 {
     const struct run *run = pruning->run;
     const struct prune_cfg *cfg = pruning->cfg;
+    const bool learns = prune_learns(cfg->method);
     open_inputs(pruning, fault);                                                     // 1
     if (!comm_agree(run->comm, fault) || !make_router(pruning, fault)) return false; // 2
-    make_arrays(pruning);
-    report_plan(pruning);
-    if (run->check_only) {
-        report_memory(pruning);
-        return true;
+    make_history(pruning);
+    if (learns) {
+        start_router(pruning);
+        make_arrays(pruning);
     }
-    resume(pruning, fault);
-    if (comm_agree(run->comm, fault) && comm_rank(run->comm) == 0)
-        history_open_csv(&pruning->history, pruning->csv, fault);
-    if (!comm_agree(run->comm, fault) || !run_loop(pruning, fault)) return false; // 3
-    if (!write_file(pruning, pruning->checkpoint, true, fault)) return false;
-    choose_draw(pruning, fault); // 4
-    if (!comm_agree(run->comm, fault) || !write_file(pruning, cfg->router_file, false, fault)) return false;
+    report_plan(pruning);
+    if (!learns) // 3
+        prune_choose_mask(run, cfg, &pruning->routing, fault);
+    else if (run->check_only)
+        report_memory(pruning);
+    else
+        learn(pruning, fault);
+    if (!comm_agree(run->comm, fault) || run->check_only) return fault->code == EXIT_CODE_OK;
+    if (!write_file(pruning, cfg->router_file, false, fault)) return false; // 4
     log_info(run->log, "wrote %s: %lld steps, %lld skipped", cfg->router_file, (long long)pruning->step,
              (long long)pruning->optimiser.skipped);
     return true;

@@ -31,7 +31,7 @@ bool history_open_csv(struct history *history, const char *path, struct fault *f
     int count = 0;
     for (int i = 0; i < history->columns; i++)
         for (int j = 0; j < history->column[i].width; j++, count++) {
-            if (history->column[i].width == 1)
+            if (history->column[i].kind != HISTORY_LIST)
                 snprintf(text[count], NAME_SIZE, "%s", history->column[i].name);
             else
                 snprintf(text[count], NAME_SIZE, "%s_%d", history->column[i].name, j);
@@ -83,13 +83,13 @@ bool history_write_h5(const struct history *history, struct h5_writer *writer, s
     bool ok = true;
     for (int i = 0; ok && i < history->columns; i++) {
         int width = history->column[i].width;
-        if (history->column[i].timing) continue;
+        if (history->column[i].kind == HISTORY_TIMING) continue;
         double *column = check_malloc((size_t)(history->rows * width) * sizeof *column);
         copy_column(history, i, column, false);
         char name[NAME_SIZE];
         snprintf(name, sizeof name, "history/%s", history->column[i].name);
-        ok = h5_write_double(writer, name, width == 1 ? 1 : 2, (int64_t[]){history->rows, width}, column,
-                             fault);
+        ok = h5_write_double(writer, name, history->column[i].kind == HISTORY_LIST ? 2 : 1,
+                             (int64_t[]){history->rows, width}, column, fault);
         free(column);
     }
     return ok;
@@ -109,12 +109,12 @@ bool history_read_h5(struct history *history, struct h5_reader *reader, struct f
     bool ok = true;
     for (int i = 0; ok && i < history->columns; i++) {
         int width = history->column[i].width;
-        if (history->column[i].timing) continue;
+        if (history->column[i].kind == HISTORY_TIMING) continue;
         double *column;
         char name[NAME_SIZE];
         snprintf(name, sizeof name, "history/%s", history->column[i].name);
-        ok = h5_load_double(reader, name, width == 1 ? 1 : 2, (int64_t[]){history->rows, width},
-                            history->rows * width, &column, NULL, fault);
+        ok = h5_load_double(reader, name, history->column[i].kind == HISTORY_LIST ? 2 : 1,
+                            (int64_t[]){history->rows, width}, history->rows * width, &column, NULL, fault);
         if (!ok) break;
         copy_column(history, i, column, true);
         free(column);

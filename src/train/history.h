@@ -12,12 +12,18 @@ struct csv_log;
 struct h5_reader;
 struct h5_writer;
 
-/* A table of doubles with named columns; a column of width w > 1 is w numbers a step ("expert_use", one an
- * expert). */
+enum history_kind {
+    HISTORY_NUMBER, /* one number a step */
+    HISTORY_TIMING, /* one, for the CSV alone: files must not depend on how fast the machine was */
+    HISTORY_LIST,   /* width >= 1 numbers a step ("expert_use", one an expert): NAME_0, NAME_1, ... in the CSV
+                     */
+};
+
+/* A table of doubles with named columns. */
 struct history_column {
     const char *name; /* borrowed */
-    int width;
-    bool timing; /* for the CSV alone: files must not depend on how fast the machine was */
+    int width;        /* numbers a step: 1 but in lists */
+    enum history_kind kind;
 };
 
 struct history {
@@ -40,7 +46,7 @@ bool history_open_csv(struct history *history, const char *path, struct fault *f
 /* Adds a row: values[history->values] in the order of the columns. */
 bool history_add(struct history *history, int64_t step, const double *values, struct fault *fault);
 
-/* The datasets history/step [L] and history/NAME [L] or [L, width] of a file. */
+/* The datasets history/step [L] and history/NAME [L], or [L, width] of a list. */
 bool history_write_h5(const struct history *history, struct h5_writer *writer, struct fault *fault);
 /* Replaces the rows by those of a file with the same columns; timings become zero. */
 bool history_read_h5(struct history *history, struct h5_reader *reader, struct fault *fault);

@@ -77,6 +77,7 @@ static void defaults_of_prune_are_the_paper_s(void **state)
     assert_true(prune->beta1 == 0.9 && prune->beta2 == 0.999 && prune->epsilon == 1e-8 &&
                 prune->weight_decay == 0);
     assert_true(prune->experts == 16 && prune->gamma == 0.4 && prune->offset == 3 && prune->tau == 0.03);
+    assert_true(prune->method == PRUNE_APTP && prune->transport);
     assert_true(prune->transport_eps == 0.05 && prune->transport_iterations == 3);
     assert_true(prune->normal_form == NORMAL_FORM_MIXED && prune->resource_form == RESOURCE_LOG);
     assert_true(prune->codes_init == CODES_INIT_ORTHOGONAL && !prune->mac_weights && prune->depth_gates);
@@ -96,6 +97,12 @@ static void choices(void **state)
         int value;
         size_t place;
     } cases[] = {
+        {"prune: { method = \"aptp\"; };", PRUNE_APTP, offsetof(struct prune_cfg, method)},
+        {"prune: { method = \"uniform\"; };", PRUNE_UNIFORM, offsetof(struct prune_cfg, method)},
+        {"prune: { method = \"random\"; };", PRUNE_RANDOM, offsetof(struct prune_cfg, method)},
+        {"prune: { method = \"magnitude\"; };", PRUNE_MAGNITUDE, offsetof(struct prune_cfg, method)},
+        {"prune: { method = \"block\"; };", PRUNE_BLOCK, offsetof(struct prune_cfg, method)},
+        {"prune: { method = \"single\"; };", PRUNE_SINGLE, offsetof(struct prune_cfg, method)},
         {"router: { normal_form = \"mixed\"; };", NORMAL_FORM_MIXED, offsetof(struct prune_cfg, normal_form)},
         {"router: { normal_form = \"hard\"; };", NORMAL_FORM_HARD, offsetof(struct prune_cfg, normal_form)},
         {"router: { normal_form = \"soft\"; };", NORMAL_FORM_SOFT, offsetof(struct prune_cfg, normal_form)},
@@ -202,8 +209,8 @@ static void refused(void **state)
     } cases[] = {
         {"", "the deck is empty: the key phase is missing, one of: prepare, pretrain, prune, assign, bench, "
              "verify"},
-        {"run: {\n seed = 1; };",
-         "t.cfg:2: the key phase is missing, one of: prepare, pretrain, prune, assign, finetune, bench, verify"},
+        {"run: {\n seed = 1; };", "t.cfg:2: the key phase is missing, one of: prepare, pretrain, prune, "
+                                  "assign, finetune, bench, verify"},
         {"phase = \"prun\";",
          "t.cfg:1: phase is \"prun\", allowed: prepare, pretrain, prune, assign, bench, verify"},
         {"phase = 3;", "t.cfg:1: phase is 3, allowed: prepare, pretrain, prune, assign, bench, verify"},
