@@ -200,7 +200,8 @@ static void refused(void **state)
     static const struct {
         const char *text, *message;
     } cases[] = {
-        {"", "the deck is empty: the key phase is missing, one of: prepare, pretrain, prune, assign, bench, "
+        {"", "the deck is empty: the key phase is missing, one of: prepare, pretrain, prune, assign, sample, "
+             "bench, "
              "verify"},
         {"run: {\n seed = 1; };", "t.cfg:2: the key phase is missing, one of: prepare, pretrain, prune, "
                                   "assign, sample, bench, verify"},
