@@ -187,7 +187,8 @@ def finish(checks, chain, settings, name, ranks=0):
 
 def restarts(checks, chain, generator):
     settings = {"sample.images": 8, "sample.batch": 2, "sample.steps": 6}
-    total = len(make(chain, settings).prompt)
+    whole = make(chain, settings)
+    total = len(whole.prompt)
     shutil.copy(chain.path("samples.h5"), chain.path("whole.h5"))
     finish(checks, chain, settings, "a finished run")
 
@@ -226,7 +227,8 @@ def restarts(checks, chain, generator):
     chain.make("sample", settings=settings)
     checks.that(not differences(chain.path("whole.h5"), chain.path("samples.h5")), "a broken picture was not made anew")
     chain.make("sample", settings={**settings, "sample.guidance": 1.5})
-    checks.that(differences(chain.path("whole.h5"), chain.path("samples.h5")), "pictures of another guidance were taken")
+    same = [(pixels == old).all() for pixels, old in zip(Samples(chain).pixels, whole.pixels)]
+    checks.that(not any(same), f"{sum(same)} pictures of another guidance were taken")
     chain.make("sample", settings=settings)
     checks.that(not differences(chain.path("whole.h5"), chain.path("samples.h5")), "pictures of another guidance were kept")
 
