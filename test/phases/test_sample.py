@@ -281,6 +281,31 @@ def refusals(checks, chain):
     checks.that(not chain.path("samples").exists(), "--check has written")
 
 
+def full_disks_and_broken_files(checks, chain):
+    """A disk that is full at a picture and at the end; an input that only one rank finds broken. No hang, one message."""
+    for limit, ranks, name in (300, 2, "samples/"), (3000, 0, "./samples."):
+        clear(chain)
+        result = chain.run("sample", ranks=ranks, file_limit=limit)
+        checks.that(result.returncode == 4 and result.stdout.count("aptp: error:") == 1 and name in result.stdout,
+                    f"files of at most {limit} bytes: exit code {result.returncode}\n{result.stdout}")
+        checks.that(not chain.path("samples.h5").exists() and not list(chain.folder.rglob("*.partial")), "something half-written is left")
+    made = pictures(chain)
+    checks.that(len(made) == IMAGES * len(captions_of(chain)), "pictures are missing before the disk is full")
+    chain.make("sample")
+    checks.that(pictures(chain) == made, "pictures were made again after a full disk")
+    clear(chain)
+    good = chain.path("data.h5").read_bytes()
+    with h5py.File(chain.path("data.h5")) as data:
+        last = data["validation/text_states"].id.get_chunk_info(data["validation/text_states"].id.get_num_chunks() - 1)
+    broken = bytearray(good)
+    broken[last.byte_offset + last.size - 8] ^= 1  # of the last rows, which the first rank does not read
+    chain.path("data.h5").write_bytes(broken)
+    result = chain.run("sample", ranks=2, settings={"sample.batch": 1})
+    checks.that(result.returncode == 3 and result.stdout.count("aptp: error:") == 1 and "validation/text_states" in result.stdout,
+                f"a broken chunk: exit code {result.returncode}\n{result.stdout}")
+    chain.path("data.h5").write_bytes(good)
+
+
 def captions_of(chain):
     with h5py.File(chain.path("data.h5")) as data:
         return text(data["validation/caption"][()])
@@ -297,6 +322,7 @@ def main():
         finetuned_experts(checks, chain)
         restarts(checks, chain, generator)
         refusals(checks, chain)
+        full_disks_and_broken_files(checks, chain)
     checks.end()
 
 
