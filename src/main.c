@@ -16,6 +16,7 @@
 #include "phases/prepare.h"
 #include "phases/pretrain.h"
 #include "phases/prune.h"
+#include "phases/sample.h"
 #include "phases/verify.h"
 #include "tensor/cpu/libraries.h"
 #include "tensor/roof.h"
@@ -228,6 +229,8 @@ static bool run_phase(struct run *run, enum phase_id phase, const union phase_cf
         return phase_assign(run, &cfg->assign, fault);
     case PHASE_FINETUNE:
         return phase_finetune(run, &cfg->finetune, fault);
+    case PHASE_SAMPLE:
+        return phase_sample(run, &cfg->sample, fault);
     case PHASE_BENCH:
         return phase_bench(run, &cfg->bench, fault);
     case PHASE_VERIFY:

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "diffusion/latent.h"
 #include "diffusion/noise_schedule.h"
+#include "diffusion/sampler.h"
 #include "io/deck.h"
 #include "router/normal_form.h"
 #include "router/resource.h"
@@ -24,6 +25,7 @@ enum phase_id {
     PHASE_PRUNE,
     PHASE_ASSIGN,
     PHASE_FINETUNE,
+    PHASE_SAMPLE,
     PHASE_BENCH,
     PHASE_VERIFY,
     PHASES,
@@ -51,6 +53,8 @@ enum prune_method {
     PRUNE_BLOCK,
     PRUNE_SINGLE,
 };
+enum sample_model { SAMPLE_ROUTED, SAMPLE_TEACHER, SAMPLE_EXPERT };
+enum sample_experts { SAMPLE_FINETUNED, SAMPLE_SLICED };
 
 /* Strings and lists of all structs belong to them; no string is NULL ("" is "none"). Paths are ready to open:
  * names of the chain's files (files.*) are already put into run.folder. */
@@ -176,6 +180,30 @@ struct finetune_cfg {
     bool half; /* weights written as IEEE half */
 };
 
+struct sample_cfg {
+    struct run_cfg run;
+    char *data_file, *teacher_file, *router_file, *expert_file; /* read, as far as they are needed */
+    char *samples_file;                                         /* written */
+    enum sample_model model;
+    int64_t expert; /* SAMPLE_EXPERT: which one */
+    enum sample_experts experts;
+    /* the prompts: exactly one of these is given */
+    char *split;   /* "train", "validation" or "" */
+    char *prompts; /* a text file, "-": standard input, "": none */
+    struct string_list prompt_list;
+    int64_t limit;  /* prompts, 0: all */
+    int64_t images; /* of each prompt */
+    enum sampler_kind sampler;
+    int64_t steps;
+    double guidance;
+    char *negative_prompt;  /* "": the empty prompt */
+    int64_t height, width;  /* latents; 0: those of the training */
+    int64_t batch;          /* images that a rank has in hand */
+    char *sentence_encoder; /* folder; "": none */
+    bool normalize_embedding;
+    int64_t max_tokens; /* of a prompt that is text */
+};
+
 struct bench_cfg {
     struct run_cfg run;
     char *teacher_file, *router_file; /* read */
@@ -206,6 +234,7 @@ union phase_cfg {
     struct prune_cfg prune;
     struct assign_cfg assign;
     struct finetune_cfg finetune;
+    struct sample_cfg sample;
     struct bench_cfg bench;
     struct verify_cfg verify;
 };

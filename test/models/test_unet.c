@@ -6,6 +6,7 @@
 #include "base/random.h"
 #include "io/hdf5_file.h"
 #include "io/text_file.h"
+#include "models/initialise.h"
 #include "models/unet_folder.h"
 #include "support/fixture.h"
 #include "support/router_check.h"
@@ -349,6 +350,71 @@ static void a_mask_that_empties_a_unit_is_refused(void **state)
     backend_close(backend);
 }
 
+// ---- what is found once for many passes
+
+/* A network of random weights whose transformers have several layers. */
+static struct unet *unet_of_layers(struct backend *backend, int layers)
+{
+    struct unet_config config = config_of("unet_sd2", 32);
+    for (int i = 0; i < config.levels; i++) config.transformer_layers[i] = layers;
+    struct unet *unet = unet_new(backend, &config, (struct unet_shape){0});
+    parameter_set_allocate(&unet->parameters, false);
+    parameters_initialise(&unet->parameters, 5);
+    return unet;
+}
+
+/* The same pass with time embedding and text keys from another tape: the same bits, whole network and sliced
+ * one (in which transformers are dropped), with and without gates; twice, as in a loop. */
+static void found_once_is_found_anew(void **state)
+{
+    (void)state;
+    struct backend *backend = backend_open(BACKEND_CPU);
+    static const char *const names[] = {"unet_sd2", "unet_sd1"};
+    for (int c = 0; c < 9; c++) {
+        struct unet *full = c % 3 < 2 ? unet_of(backend, names[c % 3], false) : unet_of_layers(backend, 2),
+                    *unet = full;
+        uint8_t *mask = random_mask(&full->table, 100);
+        for (int d = 0; d < full->table.depth_entries; d++)
+            if (strstr(full->table.depth[d].path, "up_blocks.1.attentions"))
+                mask[full->table.width_entries + d] = 0;
+        if (c / 3 == 2) unet = slice_of(backend, full, mask);
+        float *gates = c / 3 == 1 ? soft_gates(unet) : NULL, *expected = forward(backend, unet, gates);
+        size_t bytes = (size_t)sample_count(unet) * sizeof(float);
+        int count = unet_cross_attentions(unet);
+        assert_true(c / 3 == 2 ? count > 0 && count < unet_cross_attentions(full) : count > 2);
+
+        struct tape *once = tape_new(backend, DTYPE_F32), *tape = tape_new(backend, DTYPE_F32);
+        struct tensor **keys = check_malloc((size_t)count * sizeof(struct tensor *));
+        tape_reset(once, TAPE_NO_GRADIENT);
+        struct unet_input first = input_of(once, unet, NULL);
+        unet_text_keys(once, unet, first.text, keys);
+        struct tensor *time = unet_time_embedding(once, unet, first.timesteps);
+        for (int pass = 0; pass < 2; pass++) {
+            tape_reset(tape, TAPE_NO_GRADIENT);
+            struct unet_input input = input_of(tape, unet, gates);
+            input.text = NULL;
+            input.timesteps = NULL;
+            input.time = time;
+            input.text_keys = keys;
+            struct unet_output output;
+            unet_forward(tape, unet, input, &output);
+            float *found = check_malloc(bytes);
+            tape_read(tape, output.sample, found);
+            assert_memory_equal(found, expected, bytes);
+            free(found);
+        }
+        tape_delete(once);
+        tape_delete(tape);
+        free(keys);
+        free(expected);
+        free(gates);
+        free(mask);
+        if (unet != full) unet_delete(unet);
+        unet_delete(full);
+    }
+    backend_close(backend);
+}
+
 // ---- recomputation and memory
 
 /* Gradients of all weights behind one another. */
@@ -550,6 +616,7 @@ int main(void)
         cmocka_unit_test(macs_of_sd21_are_diffusers),
         cmocka_unit_test(mask_is_slice),
         cmocka_unit_test(a_mask_that_empties_a_unit_is_refused),
+        cmocka_unit_test(found_once_is_found_anew),
         cmocka_unit_test(recomputed_is_recorded),
         cmocka_unit_test(later_steps_take_no_memory),
         cmocka_unit_test(what_cannot_be_pruned_is_refused_by_name),

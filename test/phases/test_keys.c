@@ -14,12 +14,15 @@
 #include <cmocka.h>
 
 /* What each phase cannot do without. */
+#define EVERY_PHASE "prepare, pretrain, prune, assign, finetune, sample, bench, verify"
+
 static const char *const required[PHASES] = {
     [PHASE_PREPARE] = "data: { source = \"p.csv\"; sentence_encoder = \"minilm\"; };",
     [PHASE_PRETRAIN] = "pretrain: { unet = \"unet.json\"; };",
     [PHASE_PRUNE] = "",
     [PHASE_ASSIGN] = "",
     [PHASE_FINETUNE] = "",
+    [PHASE_SAMPLE] = "sample: { split = \"validation\"; };",
     [PHASE_BENCH] = "",
     [PHASE_VERIFY] = "verify: { reference = \"case.h5\"; };",
 };
@@ -207,13 +210,10 @@ static void refused(void **state)
     static const struct {
         const char *text, *message;
     } cases[] = {
-        {"", "the deck is empty: the key phase is missing, one of: prepare, pretrain, prune, assign, bench, "
-             "verify"},
-        {"run: {\n seed = 1; };", "t.cfg:2: the key phase is missing, one of: prepare, pretrain, prune, "
-                                  "assign, finetune, bench, verify"},
-        {"phase = \"prun\";",
-         "t.cfg:1: phase is \"prun\", allowed: prepare, pretrain, prune, assign, bench, verify"},
-        {"phase = 3;", "t.cfg:1: phase is 3, allowed: prepare, pretrain, prune, assign, bench, verify"},
+        {"", "the deck is empty: the key phase is missing, one of: " EVERY_PHASE},
+        {"run: {\n seed = 1; };", "t.cfg:2: the key phase is missing, one of: " EVERY_PHASE},
+        {"phase = \"prun\";", "t.cfg:1: phase is \"prun\", allowed: " EVERY_PHASE},
+        {"phase = 3;", "t.cfg:1: phase is 3, allowed: " EVERY_PHASE},
         {"phase = \"prune\";\nprune: {\n stepz = 3; };",
          "t.cfg:3: unknown key prune.stepz; did you mean prune.steps? (aptp --help prune lists all)"},
         {"phase = \"prune\"; prune: { gamma = 0.4; };",
@@ -228,7 +228,7 @@ static void refused(void **state)
          "t.cfg:1: key pretrain.steps is not one of phase prune; it belongs to pretrain"},
         {"phase = \"verify\"; files: { data = \"x\"; };",
          "t.cfg:1: key files.data is not one of phase verify; it belongs to prepare, pretrain, prune, "
-         "assign"},
+         "assign, sample"},
         {"phase = \"prune\"; prune: { steps = 2.5; };", "t.cfg:1: prune.steps is 2.5, must be an integer"},
         {"phase = \"prune\"; prune: { steps = \"many\"; };",
          "t.cfg:1: prune.steps is \"many\", must be an integer"},
@@ -266,6 +266,11 @@ static void refused(void **state)
          "t.cfg:1: pretrain.micro_batch is 64, must divide the batch of 7"},
         {"phase = \"pretrain\"; pretrain: { unet = \"u\"; sample_every = 5; };",
          "t.cfg:1: pretrain.sample_prompts is empty, must have at least one item"},
+        {"phase = \"prepare\"; data: { source = \"s\"; };",
+         "t.cfg:1: the key data.sentence_encoder is missing: folder of the sentence-transformers model that "
+         "encodes the captions; sample needs it for prompts that are text"},
+        {"phase = \"sample\"; sample: { split = \"validation\"; steps = 999; sampler = \"dpmpp\"; };",
+         "t.cfg:1: sample.steps is 999, this sampler takes at most 998"},
         {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; image_size = 33; };",
          "t.cfg:1: data.image_size is 33, must be even for Haar latents"},
     };

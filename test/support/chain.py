@@ -62,6 +62,10 @@ finetune: {
     checkpoint_every = 2; half = false;
 };
 """,
+    "sample": """
+data: { sentence_encoder = "%s"; max_tokens = 12; };
+sample: { experts = "sliced"; split = "validation"; images = 2; steps = 3; guidance = 3.0; batch = 4; };
+""" % (REPOSITORY / "test/fixtures/bert_small"),
     "bench": """
 bench: { resolutions = [8]; batch_sizes = [1, 3]; tokens = 12; repeats = 1; roof_seconds = 0.0; };
 """,
