@@ -273,7 +273,8 @@ static const struct {
     bool stops;  /* with a checkpoint when asked to */
 } phases[PHASES] = {
     [PHASE_PREPARE] = {"prepare", "pictures and captions into data.h5", true, true},
-    [PHASE_PRETRAIN] = {"pretrain", "train a UNet from scratch: the teacher; or the metric network", true, true},
+    [PHASE_PRETRAIN] = {"pretrain", "train a UNet from scratch: the teacher; or the metric network", true,
+                        true},
     [PHASE_PRUNE] = {"prune", "learn the prompt router and the experts' architectures", true, true},
     [PHASE_ASSIGN] = {"assign", "route every prompt to its expert", true, false},
     [PHASE_BENCH] = {"bench", "parameters, MACs, time and memory of the teacher and its experts", true,

@@ -1,5 +1,5 @@
 /* CLIP's loss: PyTorch's cross-entropy with soft targets, finite differences, properties. */
-#include "train/clip_loss.h"
+#include "metrics/clip_loss.h"
 
 #include "base/check.h"
 #include "support/router_check.h"
