@@ -228,7 +228,7 @@ static void refused(void **state)
          "t.cfg:1: key pretrain.steps is not one of phase prune; it belongs to pretrain"},
         {"phase = \"verify\"; files: { data = \"x\"; };",
          "t.cfg:1: key files.data is not one of phase verify; it belongs to prepare, pretrain, prune, "
-         "assign, sample"},
+         "assign, finetune, sample"},
         {"phase = \"prune\"; prune: { steps = 2.5; };", "t.cfg:1: prune.steps is 2.5, must be an integer"},
         {"phase = \"prune\"; prune: { steps = \"many\"; };",
          "t.cfg:1: prune.steps is \"many\", must be an integer"},

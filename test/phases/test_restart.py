@@ -1,4 +1,4 @@
-"""Runs of pretrain, prune and finetune that end early and go on: every dataset of the finished file is bit for bit that of a run that never
+"""Runs of pretrain (of both its models), prune and finetune that end early and go on: every dataset of the finished file is bit for bit that of a run that never
 stopped, and so is the CSV but for its timing column. Ended by a file `stop`, by SIGUSR1, by the wall-clock limit, and by kill -9 at
 random moments. A checkpoint of another deck, teacher or data set is refused.
 
@@ -23,11 +23,13 @@ KILLS = 4  # of each phase
 STOPPED = 75
 TIMING = "samples_per_second"
 MORE_STEPS = {"pretrain": {"pretrain.steps": 24, "pretrain.checkpoint_every": 3},
+              "clip": {"pretrain.steps": 24, "pretrain.checkpoint_every": 3, "pretrain.sample_every": 5},
               "prune": {"prune.warmup_steps": 8, "prune.steps": 16, "prune.checkpoint_every": 3,
                         "router.codes_init": "kmeans"},
               "finetune": {"finetune.expert": 2, "finetune.steps": 24, "finetune.checkpoint_every": 3}}
 # What a run ends with, its log and its checkpoint.
 FILES = {"pretrain": ("teacher.h5", "pretrain.csv", "pretrain.checkpoint.h5"),
+         "clip": ("clip.h5", "clip.csv", "clip.checkpoint.h5"),
          "prune": ("router.h5", "prune.csv", "prune.checkpoint.h5"),
          "finetune": ("expert_02.h5", "finetune_02.csv", "finetune_02.checkpoint.h5")}
 
