@@ -131,7 +131,7 @@ $(DEMO)/bench.h5: $(DEMO)/router.h5 input/emoji/bench.cfg
 	@echo "  demo    5 of 6: bench, time and memory of the teacher and the experts"
 	$(Q)./aptp input/emoji/bench.cfg
 
-$(DEMO)/report.html: $(DEMO)/assignment.h5 $(DEMO)/bench.h5 $(addprefix postproc/,report.py experts.py figures.py page.py page.html.jinja run_folder.py clusters.py)
+$(DEMO)/report.html: $(DEMO)/assignment.h5 $(DEMO)/bench.h5 $(addprefix postproc/,report.py experts.py figures.py page.py page.html.jinja run_folder.py clusters.py command_line.py)
 	@echo "  demo    6 of 6: report"
 	$(Q)$(TOOL)/report.py $(DEMO)
 

@@ -3,6 +3,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import matplotlib
 
@@ -95,10 +96,14 @@ def draw_curve(axes: Axes, steps: np.ndarray, values: np.ndarray, label: str, st
     axes.plot(steps, smooth(values, smoothing(steps)), linewidth=1.6, label=label, **style, **marker)
 
 
+def is_wide(values: np.ndarray) -> bool:
+    """Whether values are drawn better on a logarithmic axis: all positive, over more than a decade."""
+    return len(values) > 0 and values.min() > 0 and values.max() > 10 * values.min()
+
+
 def logarithmic(axes: Axes) -> None:
-    """A logarithmic axis where everything drawn is positive."""
-    drawn = np.concatenate([line.get_ydata() for line in axes.get_lines()] or [np.array([])])
-    if len(drawn) and drawn.min() > 0:
+    """A logarithmic axis where what is drawn is wide."""
+    if is_wide(np.concatenate([line.get_ydata() for line in axes.get_lines()] or [np.array([])])):
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1, 0.5)))
 
@@ -293,20 +298,44 @@ def cost_bars(bench: Bench) -> bytes:
     return png_of(figure)
 
 
+@dataclass
+class Curve:
+    label: str
+    steps: np.ndarray  # [L]
+    values: np.ndarray  # [L]
+
+
+def curves_of(histories: dict[str, dict[str, np.ndarray]], chosen: Sequence[str] = ()) -> dict[str, list[Curve]]:
+    """Of each quantity a curve for each history, or for each expert where it is [L, K]. `chosen`: these alone, in their order."""
+    named = {name: None for history in histories.values() for name in history if name != "step"}
+    panels: dict[str, list[Curve]] = {}
+    for name in chosen or named:
+        for label, history in histories.items():
+            if name not in history:
+                continue
+            if history[name].ndim == 1:
+                panels.setdefault(name, []).append(Curve(label, history["step"], history[name]))
+            else:
+                before = f"{label}, " if len(histories) > 1 else ""
+                panels.setdefault(name, []).extend(Curve(f"{before}expert {k}", history["step"], values) for k, values in enumerate(history[name].T))
+    return panels
+
+
 def training_curves(histories: dict[str, dict[str, np.ndarray]], chosen: Sequence[str] = ()) -> bytes:
-    """A panel for each quantity, in it a line for each run or expert of that name. `chosen`: these quantities alone, where they are."""
-    named = {name: None for history in histories.values() for name, values in history.items() if values.ndim == 1 and name != "step"}
-    names = [name for name in chosen or named if name in named]
-    figure, panels = grid(len(names), 3, 2.7)
-    for axes, name in zip(panels, names):
-        for i, (label, history) in enumerate(histories.items()):
-            if name in history:
-                draw_curve(axes, history["step"], history[name], label, line_of(i))
+    """A panel for each quantity of `curves_of`."""
+    curves = curves_of(histories, chosen)
+    figure, panels = grid(len(curves), 3, 2.7)
+    named: tuple[str, ...] = ()  # curves whose names have been told; one legend for all panels with the same ones
+    for axes, (name, lines) in zip(panels, curves.items()):
+        for i, curve in enumerate(lines):
+            draw_curve(axes, curve.steps, curve.values, curve.label, line_of(i))
         logarithmic(axes)
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         tidy(axes, name.replace("_", " "), "step", unit_of(name))
-    if len(histories) > 1:
-        legend(panels[0], loc="best")
+        labels = tuple(curve.label for curve in lines)
+        if len(lines) > 1 and labels != named:
+            legend(axes, loc="best")
+            named = labels
     return png_of(figure)
 
 
