@@ -32,22 +32,18 @@ def names_of(folders: list[Path]) -> list[str]:
     raise RunError("one folder is named twice")
 
 
-def settings_of(run: Run) -> dict[str, str]:
-    """Of all decks; a setting that differs between the files of a run has all its values."""
-    values: dict[str, list[str]] = {}
-    for file in run.files:
-        for key, value in file.settings.items():
-            if value not in values.setdefault(key, []):
-                values[key].append(value)
-    return {key: " / ".join(found) for key, found in values.items()}
-
-
 def settings_section(runs: dict[str, Run]) -> Section:
-    settings = [settings_of(run) for run in runs.values()]
-    keys = sorted({key for found in settings for key in found if key not in OF_NO_MATTER and not key.startswith("files.")})
-    rows = [[key, *(found.get(key, "–") for found in settings)] for key in keys if len({found.get(key) for found in settings}) > 1]
+    """Of each file that several runs have, what its decks differ in."""
+    decks = {name: {file.file: file.settings for file in run.files} for name, run in runs.items()}
+    rows: list[list[str]] = []
+    for file in dict.fromkeys(file for of_run in decks.values() for file in of_run):
+        there = [of_run[file] for of_run in decks.values() if file in of_run]
+        for key in sorted({key for settings in there for key in settings if key not in OF_NO_MATTER and not key.startswith("files.")}):
+            row = [key, *(of_run.get(file, {}).get(key, "–") for of_run in decks.values())]
+            if len({settings.get(key) for settings in there}) > 1 and row not in rows:
+                rows.append(row)
     parts = [Table(["setting", *runs], rows, left=1 + len(runs))] if rows else [Text("No setting differs.")]
-    return Section("settings", "Settings that differ", parts, "Of all decks that the files carry; –: no file of the run has that setting.")
+    return Section("settings", "Settings that differ", parts, "Of the decks of the files that several runs have; –: not in its deck, or no such file.")
 
 
 def only_with(runs: dict[str, Run], what: str, file: str, phase: str) -> tuple[dict[str, Run], list[Missing]]:

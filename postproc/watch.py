@@ -59,7 +59,8 @@ def heading(paths: list[Path], histories: dict[str, dict[str, np.ndarray]]) -> s
         history = histories[path.stem]
         parts = [f"{path}: step {int(history['step'][-1])}"]
         parts += [f"{name} {history[name][-1]:.4g}" for name in ("loss", "total") if name in history]
-        parts += [f"{np.mean(history['samples_per_second'][-10:]):.3g} samples/s"] * ("samples_per_second" in history)
+        if "samples_per_second" in history:
+            parts.append(f"{np.mean(history['samples_per_second'][-10:]):.3g} samples/s")
         lines.append(", ".join(parts) + f"; written {max(0, time.time() - path.stat().st_mtime):.0f} s ago")
     return "\n".join(lines)
 
@@ -86,6 +87,7 @@ def text_plot(histories: dict[str, dict[str, np.ndarray]], names: list[str], row
     rows = -(-len(panels) // columns)
     if rows_left is not None:
         rows = max(1, min(rows, rows_left // PANEL_ROWS))
+    plotext.main()  # else the panel drawn last is what is cleared
     plotext.clear_figure()
     plotext.limit_size(False, False)  # not to what plotext takes for the terminal: it may be a pipe
     plotext.theme("clear")

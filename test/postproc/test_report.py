@@ -1,13 +1,10 @@
 """postproc/report.py and what it rests on, on a run folder made here: numbers that are known beforehand."""
 
-import io
 import re
 import sys
 import tempfile
 import unittest
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from unittest import mock
 
 import h5py
 import numpy as np
@@ -15,10 +12,10 @@ import numpy as np
 POSTPROC = Path(__file__).resolve().parents[2] / "postproc"
 sys.path[:0] = [str(POSTPROC), str(POSTPROC.parent / "test/support")]
 
-import report  # noqa: E402
 from clusters import chance_agreement, normalised_mutual_information, typical_words  # noqa: E402
 from page_parser import Page  # noqa: E402
 from run_folder import latents_to_pictures, read_run  # noqa: E402
+from tools import call  # noqa: E402
 
 GROUPS = ["Flags", "Food", "Flags", "Food", "Food", "Flags", "Animals", "Animals"]
 EXPERT = [0, 1, 0, 1, 1, 0, 1, 1]
@@ -105,14 +102,6 @@ def write_later_files(folder: Path) -> None:
         file["teacher/frechet"] = 10.25
 
 
-def make_report(folder: Path) -> tuple[int, str, str]:
-    """Exit code, standard output and error of report.py, run in this process: Matplotlib is slow to load."""
-    out, err = io.StringIO(), io.StringIO()
-    with mock.patch.object(sys, "argv", ["report.py", str(folder)]), redirect_stdout(out), redirect_stderr(err):
-        status = report.main()
-    return status, out.getvalue(), err.getvalue()
-
-
 class Numbers(unittest.TestCase):
     def test_mutual_information_of_known_labelings(self):
         same = np.array([0, 0, 1, 1, 2, 2])
@@ -151,14 +140,14 @@ class Report(unittest.TestCase):
         self.folder = Path(temporary.name)
 
     def page(self) -> Page:
-        self.assertEqual(make_report(self.folder), (0, f"report: {self.folder}/report.html\n", ""))
+        self.assertEqual(call("report", self.folder), (0, f"report: {self.folder}/report.html\n", ""))
         page = Page((self.folder / "report.html").read_text(encoding="utf-8"))
         self.assertEqual(list(page.section), SECTIONS)
         self.assertEqual(page.links, [])  # all of it is in the page itself
         return page
 
     def assert_fails(self, pattern: str) -> None:
-        status, out, err = make_report(self.folder)
+        status, out, err = call("report", self.folder)
         self.assertEqual((status, out), (2, ""))
         self.assertRegex(err, pattern)
         self.assertEqual(err.count("\n"), 1)  # one line
