@@ -361,6 +361,10 @@ def quality_picture(runs: dict[str, Metrics]) -> bytes:
                     axes.plot([macs, macs], [low, high], color=colour, linewidth=1.5)
                 axes.plot(macs, value, marker="D" if row == 0 else "o", color=colour, markersize=7)
                 axes.annotate(metrics.model[row] if len(runs) == 1 else run, (macs, value), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8)
+            if len(runs) == 1 and name in metrics.teacher:
+                axes.axhline(metrics.teacher[name], color=INK, linewidth=1, linestyle=(0, (2, 2)))
+                axes.annotate("teacher", (1, metrics.teacher[name]), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points", ha="right",
+                              fontsize=8)
         axes.margins(x=0.18, y=0.12)
         axes.grid(color=RULE, linewidth=0.6)
         tidy(axes, f"{QUANTITY_NAMES[name]} ({BETTER[name]} is better)", "GMACs a picture", QUANTITY_NAMES[name])

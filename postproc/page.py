@@ -39,12 +39,6 @@ class Text:
 
 
 @dataclass
-class Warn:
-    text: str
-    kind: str = field(default="warning", init=False)
-
-
-@dataclass
 class Missing:
     """A file that is not there, and the command that makes it."""
 
@@ -124,7 +118,7 @@ def text_of(sections: list[Section]) -> str:
         for part in [Text(section.note)] * bool(section.note) + section.parts:
             if isinstance(part, Table):
                 lines += [*table_lines(part), ""]
-            elif isinstance(part, (Text, Warn)):
+            elif isinstance(part, Text):
                 lines += [part.text, ""]
             elif isinstance(part, Missing):
                 lines += [f"{part.text}. To make it: {part.command}", ""]

@@ -274,44 +274,53 @@ def with_interval(metrics: Metrics, name: str, row: int) -> str:
     return text
 
 
-def metrics_table(metrics: Metrics) -> Table:
-    quantities = [name for name in QUANTITIES if name in metrics.value]
-    others = {"macs": ("GMACs a picture", lambda value: f"{value:.3f}"), "parameters": ("parameters", lambda value: f"{value / 1e6:.2f} M"),
-              "seconds_per_image": ("s a picture", lambda value: f"{value:.3f}")}
-    others = {name: form for name, form in others.items() if name in metrics.value}
-    rows: list[list[str | Cell]] = []
-    for row, model in enumerate(metrics.model):
-        rows.append([model if row == 0 else Cell(model, chip=colour_of(row - 1)), str(metrics.count[row]),
-                     *(with_interval(metrics, name, row) for name in quantities),
-                     *(form(metrics.value[name][row]) for name, (_, form) in others.items())])
+def model_name(metrics: Metrics, row: int) -> str | Cell:
+    return metrics.model[row] if row == 0 else Cell(metrics.model[row], chip=colour_of(row - 1))
+
+
+def quality_table(metrics: Metrics) -> Table:
+    names = [name for name in QUANTITIES if name in metrics.value]
+    rows: list[list[str | Cell]] = [[model_name(metrics, row), str(metrics.count[row]), *(with_interval(metrics, name, row) for name in names)]
+                                    for row in range(len(metrics.model))]
     if metrics.teacher:
-        rows.append(["teacher", "", *(f"{metrics.teacher[name]:.4g}" if name in metrics.teacher else "" for name in quantities), *([""] * len(others))])
-    head = ["model", "pictures", *(f"{QUANTITY_NAMES[name]} {ARROW[BETTER[name]]}" for name in quantities), *(title for title, _ in others.values())]
-    return Table(head, rows, "↓: lower is better, ↑: higher; in brackets bootstrap intervals of 95 %; –: too few pictures")
+        rows.append([expert_name(-1), "", *(f"{metrics.teacher[name]:.4g}" if name in metrics.teacher else "" for name in names)])
+    return Table(["model", "pictures", *(f"{QUANTITY_NAMES[name]} {ARROW[BETTER[name]]}" for name in names)], rows,
+                 "↓: lower is better, ↑: higher; in brackets bootstrap intervals of 95 %; –: too few pictures")
+
+
+def metrics_cost_table(metrics: Metrics) -> list[Table]:
+    forms = {"macs": ("GMACs a picture", lambda value: f"{value:.3f}"), "parameters": ("parameters", lambda value: f"{value / 1e6:.2f} M"),
+             "seconds_per_image": ("time a picture", lambda value: f"{value:.3f} s")}
+    there = {name: form for name, form in forms.items() if name in metrics.value}
+    rows = [[model_name(metrics, row), *(form(metrics.value[name][row]) for name, (_, form) in there.items())] for row in range(len(metrics.model))]
+    return [Table(["model", *(title for title, _ in there.values())], rows, "What a picture costs; of all: weighted by use")] if there else []
 
 
 def metrics_section(run: Run) -> Section:
     if run.metrics is None:
         return Section("metrics", "Metrics", [missing(run, "metrics.h5", "evaluate")])
-    parts: list = [metrics_table(run.metrics)]
+    parts: list = [quality_table(run.metrics)]
     if "macs" in run.metrics.value and any(name in run.metrics.value for name in QUANTITIES):
         parts.append(Picture(quality_picture({run.folder.name: run.metrics}), "Quality against MACs"))
-    return Section("metrics", "Metrics", parts)
+    return Section("metrics", "Metrics", parts + metrics_cost_table(run.metrics))
 
 
 def settings_section(run: Run) -> Section:
     """The decks that the files carry: each setting once, with the files whose deck has that value."""
-    files: dict[tuple[str, str], list[str]] = {}
+    files: dict[tuple[str, str], dict[str, None]] = {}  # the names, each once
     for file in run.files:
+        name = "expert_*.h5" if file.file.startswith("expert_") else file.file
         for setting in file.settings.items():
-            files.setdefault(setting, []).append(file.file)
+            files.setdefault(setting, {})[name] = None
     groups: dict[str, list[list[str | Cell]]] = {}
     for (key, value), names in sorted(files.items(), key=lambda item: item[0][0]):
         groups.setdefault(key.partition(".")[0], []).append([key, value, ", ".join(names)])
-    own = [Table(["setting", "value", "in the deck of"], rows, left=3) for rows in (groups.pop(name, None) for name in ("prune", "router", "finetune")) if rows]
+    head = ["setting", "value", "in the deck of"]
+    parts: list = [Table(head, rows, left=3) for name in ("prune", "router", "finetune") if (rows := groups.pop(name, None))]
     rest = [row for rows in groups.values() for row in rows]
-    return Section("settings", "Settings", [*own, *([Details(f"All other settings ({len(rest)})", [Table(["setting", "value", "in the deck of"], rest, left=3)])]
-                                                    if rest else [])], "The effective deck of every file, defaults included.")
+    if rest:
+        parts.append(Details(f"All other settings ({len(rest)})", [Table(head, rest, left=3)]))
+    return Section("settings", "Settings", parts, "The effective deck of every file, defaults included.")
 
 
 def provenance_section(run: Run) -> Section:

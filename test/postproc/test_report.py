@@ -223,12 +223,15 @@ class Report(unittest.TestCase):
                          [["expert 0", "40.0 %", "30", "960", "2", f"{loss[:3].mean():.4g}", f"{loss[-3:].mean():.4g}"]])
         self.assertIn("expert_01.h5", part["finetuning"].text)
         self.assertNotIn("expert_00.h5", part["finetuning"].text)
-        self.assertEqual(part["metrics"].table("model"),
-                         [["model", "pictures", "Fréchet distance ↓", "CLIP score ↑", "GMACs a picture", "parameters", "s a picture"],
-                          ["all", "8", "12.5 [11, 13.5]", "28 [27, 29]", "0.600", "2.25 M", "0.500"],
-                          ["expert 0", "3", "14 [12, 16.25]", "27 [26, 28]", "0.400", "1.00 M", "0.400"],
-                          ["expert 1", "5", "–", "29 [28, 30]", "0.720", "3.00 M", "0.600"],
-                          ["teacher", "", "10.25", "", "", "", ""]])
+        self.assertEqual(part["metrics"].table("model", "pictures"),
+                         [["model", "pictures", "Fréchet distance ↓", "CLIP score ↑"],
+                          ["all", "8", "12.5 [11, 13.5]", "28 [27, 29]"],
+                          ["expert 0", "3", "14 [12, 16.25]", "27 [26, 28]"],
+                          ["expert 1", "5", "–", "29 [28, 30]"],
+                          ["teacher", "", "10.25", ""]])
+        self.assertEqual(part["metrics"].table("model", "GMACs a picture"),
+                         [["model", "GMACs a picture", "parameters", "time a picture"], ["all", "0.600", "2.25 M", "0.500 s"],
+                          ["expert 0", "0.400", "1.00 M", "0.400 s"], ["expert 1", "0.720", "3.00 M", "0.600 s"]])
 
     def test_what_is_missing_is_named_with_its_command(self):
         write_run(self.folder, bench=False)
