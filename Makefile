@@ -29,7 +29,7 @@ SUPPORT  := $(patsubst test/%.c,$(BUILD)/test/%.o,$(sort $(wildcard test/support
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all help info deps venv check test tests mutants lint demo bench reference readme clean FORCE
+.PHONY: all help info deps venv check test tests mutants lint demo check-report bench reference readme clean FORCE
 
 all: $(PROGRAM)          ## the program alone (what `make` does)
 
@@ -68,7 +68,7 @@ $(BUILD)/test/%: $(BUILD)/test/%.o $(SUPPORT) $(BUILD)/libaptp.a
 
 # ---- targets
 help:                    ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 info:                    ## compiler, libraries and versions found
 	@sh test/lint/info.sh "$(CC)" "$(PKG_CONFIG)" "$(PKG)" "$(CFLAGS)" "$(COMMIT)" "$(NVCC)"
@@ -106,8 +106,8 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 
 demo: deps               ## prune a real diffusion model on real pictures: at most 15 minutes on 2 cores
 	$(Q)$(MAKE) --no-print-directory venv all
-	$(Q)$(MAKE) --no-print-directory $(DEMO)/report.md
-	@echo "  demo    done: see $(DEMO)/report.md and $(DEMO)/report.png"
+	$(Q)$(MAKE) --no-print-directory $(DEMO)/report.html
+	@echo "  demo    done: see $(DEMO)/report.html"
 
 $(DEMO)/pictures/index.tsv:
 	@echo "  demo    1 of 6: pictures and their captions"
@@ -131,9 +131,14 @@ $(DEMO)/bench.h5: $(DEMO)/router.h5 input/emoji/bench.cfg
 	@echo "  demo    5 of 6: bench, time and memory of the teacher and the experts"
 	$(Q)./aptp input/emoji/bench.cfg
 
-$(DEMO)/report.md: $(DEMO)/assignment.h5 $(DEMO)/bench.h5 $(addprefix postproc/,report.py report_sheet.py run_folder.py clusters.py)
+$(DEMO)/report.html: $(DEMO)/assignment.h5 $(DEMO)/bench.h5 $(addprefix postproc/,report.py experts.py figures.py page.py page.html.jinja run_folder.py clusters.py command_line.py)
 	@echo "  demo    6 of 6: report"
 	$(Q)$(TOOL)/report.py $(DEMO)
+
+check-report:            ## the demo's report as Chromium shows it: build/demo/report.png
+	$(Q)sh test/lint/deps.sh chromium
+	$(Q)$(MAKE) --no-print-directory venv
+	$(Q)$(VENV)/bin/python test/postproc/screenshot.py $(DEMO)/report.html $(DEMO)/report.png
 
 bench:                   ## SD 2.1 at full size: speed, memory, the machine's roof; beside diffusers where PYTORCH has it
 	$(Q)$(MAKE) --no-print-directory venv all
