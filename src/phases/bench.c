@@ -1,10 +1,11 @@
 /* Phase bench.
  *
- *  1. what is measured: the teacher's file or a config.json, the router file's masks
+ *  1. what is measured: the teacher's file or a config.json, the router file's masks or a uniform one
  *  2. the machine's roof
  *  3. the teacher, then each expert: made, counted, timed at every resolution and batch size
  *  4. a pruning step of the teacher
- *  5. table and file */
+ *  5. training: passes of the teacher and of each expert, and each expert's step of fine-tuning
+ *  6. table and file */
 #include "phases/bench.h"
 
 #include "base/check.h"
@@ -16,7 +17,9 @@
 #include "phases/provenance.h"
 #include "phases/restart.h"
 #include "phases/router_file.h"
+#include "router/baseline.h"
 #include "tensor/roof.h"
+#include "train/optimiser.h"
 #include "train/student.h"
 
 #include <omp.h>
@@ -44,8 +47,9 @@ struct benching {
     const struct bench_cfg *cfg;
     struct backend *plan; // for networks that are counted alone
     struct unet_config config;
-    struct routing routing; // zero: no experts
-    uint8_t *masks;         // [K, entries]
+    struct routing routing;         // zero: no experts
+    uint8_t *masks;                 // [M - 1, entries]
+    int64_t entries, width_entries; // of a mask
     char teacher_id[SHA256_HEX_SIZE];
     enum dtype dtype;
     struct roof roof;
@@ -55,9 +59,18 @@ struct benching {
     double *macs, *macs_paper; // [M, R]
     struct figures *forward;   // [M, R, B]
     struct figures prune_step;
+    struct figures *training;      // [M] forward and backward pass, with the weights' gradients
+    struct figures *finetune_step; // [M - 1] of each expert: the teacher's forward pass and the update too
 };
 
 // ---- 1: what is measured
+
+/* What model 1, 2, ... keeps of the teacher. */
+static struct unet_shape shape_of(const struct benching *bench, int64_t model)
+{
+    const uint8_t *mask = bench->masks + (model - 1) * bench->entries;
+    return (struct unet_shape){mask, mask + bench->width_entries};
+}
 
 static bool read_config(struct benching *bench, struct fault *fault)
 {
@@ -89,9 +102,31 @@ static bool read_masks(struct benching *bench, struct fault *fault)
     bench->config = routing->unet->config; // the same network, with the entries that the masks speak of
     int64_t K = routing->router->config.K;
     bench->masks = check_malloc((size_t)(K * routing->router->n));
+    bench->entries = routing->unet->table.entries;
+    bench->width_entries = routing->unet->table.width_entries;
     router_masks(routing->router, bench->masks);
     bench->M = 1 + K;
     return true;
+}
+
+/* bench.budget: one expert of uniform width, without a router file. */
+static bool choose_mask(struct benching *bench, struct fault *fault)
+{
+    const struct bench_cfg *cfg = bench->cfg;
+    int64_t resolution = cfg->resolutions.value[0];
+    struct unet *unet = unet_new(bench->plan, &bench->config, (struct unet_shape){0});
+    if (unet_check_prunable(unet, fault)) {
+        struct unit_macs macs = unet_macs(unet, resolution, resolution, cfg->tokens);
+        bench->masks = check_malloc((size_t)unet->table.entries);
+        bench->entries = unet->table.entries;
+        bench->width_entries = unet->table.width_entries;
+        baseline_uniform(&unet->table, &macs, cfg->budget, bench->masks);
+        unet_check_shape(&unet->table, shape_of(bench, 1), fault);
+        unit_macs_free(&macs);
+    }
+    unet_delete(unet);
+    bench->M = 2;
+    return fault->code == EXIT_CODE_OK;
 }
 
 static bool open_inputs(struct benching *bench, struct fault *fault)
@@ -101,15 +136,18 @@ static bool open_inputs(struct benching *bench, struct fault *fault)
     bench->R = cfg->resolutions.count;
     bench->B = cfg->batch_sizes.count;
     if (!read_config(bench, fault)) return false;
-    if (cfg->experts && !*cfg->unet && !read_masks(bench, fault)) return false;
     for (int64_t r = 0; r < bench->R; r++)
         if (!unet_check_latents(&bench->config, cfg->resolutions.value[r], cfg->resolutions.value[r], fault))
             return false;
+    if (cfg->budget > 0 && !choose_mask(bench, fault)) return false;
+    if (cfg->budget == 0 && cfg->experts && !*cfg->unet && !read_masks(bench, fault)) return false;
     size_t models = (size_t)bench->M, counts = models * (size_t)bench->R, cases = counts * (size_t)bench->B;
     bench->parameters = check_calloc(models, sizeof *bench->parameters);
     bench->macs = check_calloc(counts, sizeof *bench->macs);
     bench->macs_paper = check_calloc(counts, sizeof *bench->macs_paper);
     bench->forward = check_calloc(cases, sizeof *bench->forward);
+    bench->training = check_calloc(models, sizeof *bench->training);
+    bench->finetune_step = check_calloc(models, sizeof *bench->finetune_step);
     return true;
 }
 
@@ -225,13 +263,13 @@ static struct noised_batch make_inputs(const struct dataset_info *info, int64_t 
 // ---- 3: models
 
 /* The whole UNet with its weights, not frozen. */
-static bool make_teacher(const struct benching *bench, struct backend *backend, struct unet **made,
-                         struct fault *fault)
+static bool make_teacher(const struct benching *bench, struct backend *backend, bool trainable,
+                         struct unet **made, struct fault *fault)
 {
     struct unet *unet = unet_new(backend, &bench->config, (struct unet_shape){0});
     struct h5_reader *reader = NULL;
     bool ok = true;
-    parameter_set_allocate(&unet->parameters, false);
+    parameter_set_allocate(&unet->parameters, trainable);
     if (bench->run->check_only) {
         // shapes are all that is asked for
     } else if (*bench->cfg->unet) {
@@ -248,19 +286,25 @@ static bool make_teacher(const struct benching *bench, struct backend *backend, 
     return ok;
 }
 
-/* Model 0 is the teacher, model 1 + k is expert k, cut out of it. Not frozen. */
+/* Model 1 + k: expert k, cut out of the teacher. Not frozen. */
+static struct unet *make_expert(const struct benching *bench, const struct unet *teacher, int64_t model,
+                                bool trainable)
+{
+    struct unet_shape shape = shape_of(bench, model);
+    struct unet *expert = unet_new(teacher->parameters.backend, &bench->config, shape);
+    parameter_set_allocate(&expert->parameters, trainable);
+    if (!bench->run->check_only) unet_slice(teacher, shape, expert);
+    return expert;
+}
+
+/* Model 0 is the teacher. Not frozen. */
 static bool make_model(const struct benching *bench, int64_t model, struct backend *backend,
                        struct unet **made, struct fault *fault)
 {
     struct unet *teacher;
-    if (!make_teacher(bench, backend, &teacher, fault)) return false;
-    *made = teacher;
-    if (model == 0) return true;
-    struct unet_shape shape = routing_shape(&bench->routing, bench->masks, model - 1);
-    *made = unet_new(backend, &bench->config, shape);
-    parameter_set_allocate(&(*made)->parameters, false);
-    if (!bench->run->check_only) unet_slice(teacher, shape, *made);
-    unet_delete(teacher);
+    if (!make_teacher(bench, backend, false, &teacher, fault)) return false;
+    *made = model == 0 ? teacher : make_expert(bench, teacher, model, false);
+    if (model > 0) unet_delete(teacher);
     return true;
 }
 
@@ -416,7 +460,7 @@ static bool measure_prune_step(struct benching *bench, struct fault *fault)
     struct unet *unet;
     char text[256];
     if (!run_open_backend(bench->run, &bench->cfg->run, &backend, &bench->dtype, fault)) return false;
-    bool ok = make_teacher(bench, backend, &unet, fault);
+    bool ok = make_teacher(bench, backend, false, &unet, fault);
     if (ok && unet_check_prunable(unet, fault)) {
         parameter_set_freeze(&unet->parameters, bench->dtype, true);
         time_prune_step(bench, unet);
@@ -431,7 +475,98 @@ static bool measure_prune_step(struct benching *bench, struct fault *fault)
     return fault->code == EXIT_CODE_OK;
 }
 
-// ---- 5: file
+// ---- 5: training
+
+struct training_case {
+    struct student student;
+    const struct noised_batch *inputs;
+    struct student_result result;
+    struct parameter_set *parameters; // of the student
+    struct optimiser *optimiser;      // NULL: passes alone
+};
+
+static void training_pass(struct tape *tape, void *context)
+{
+    struct training_case *c = context;
+    parameter_set_zero_gradients(c->parameters);
+    student_run(tape, &c->student, c->inputs, NULL, &c->result);
+    if (c->optimiser) optimiser_update(c->optimiser);
+}
+
+/* The passes of model `model`, `trained`; of an expert the step of its fine-tuning too, which has the
+ * teacher's forward pass and the update. */
+static void time_training(struct benching *bench, int64_t model, const struct unet *teacher,
+                          struct unet *trained)
+{
+    int64_t count = bench->cfg->train_batch;
+    struct dataset_info info = input_info(bench, bench->cfg->resolutions.value[0]);
+    struct noised_batch inputs = make_inputs(&info, count);
+    double *losses = check_calloc(3 * (size_t)count, sizeof *losses);
+    struct training_case c = {.student = {.unet = trained,
+                                          .info = &info,
+                                          .weights = {1e-4, 1, 1},
+                                          .micro_batch = count,
+                                          .global_batch = count},
+                              .inputs = &inputs,
+                              .result = {losses, losses + count, losses + 2 * count, NULL},
+                              .parameters = &trained->parameters};
+    struct tape *tape = tape_new(trained->parameters.backend, bench->dtype);
+    double flops = 6 * (double)count * bench->macs[model * bench->R];
+    bench->training[model] = measure(bench, tape, training_pass, &c, flops);
+    if (model > 0) {
+        struct optimiser optimiser;
+        struct optimiser_config config = {
+            .learning_rate = 1e-5, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
+        optimiser_init(&optimiser, &config, &trained->parameters);
+        c.student.teacher = teacher;
+        c.optimiser = &optimiser;
+        flops += 2 * (double)count * bench->macs[0];
+        bench->finetune_step[model - 1] = measure(bench, tape, training_pass, &c, flops);
+        optimiser_clear(&optimiser);
+    }
+    tape_delete(tape);
+    noised_batch_clear(&inputs);
+    free(losses);
+}
+
+static void report_training(const struct benching *bench, int64_t model)
+{
+    const struct log *log = bench->run->log;
+    char name[MODEL_NAME_SIZE], text[256];
+    model_name(model, name);
+    describe(bench, &bench->training[model], sizeof text, text);
+    log_info(log, "%s: forward and backward pass, batch %lld at %lld x %lld latents", name,
+             (long long)bench->cfg->train_batch, (long long)bench->cfg->resolutions.value[0],
+             (long long)bench->cfg->resolutions.value[0]);
+    log_info(log, "               %s", text);
+    if (model == 0) return;
+    log_info(log, "               %.3f of the teacher's time at %.3f of its MACs",
+             bench->training[model].time / bench->training[0].time,
+             bench->macs[model * bench->R] / bench->macs[0]);
+    describe(bench, &bench->finetune_step[model - 1], sizeof text, text);
+    log_info(log, "%s: step of fine-tuning, with the teacher's forward pass and the update", name);
+    log_info(log, "               %s", text);
+}
+
+static bool measure_training(struct benching *bench, int64_t model, struct fault *fault)
+{
+    struct backend *backend;
+    struct unet *teacher;
+    if (!run_open_backend(bench->run, &bench->cfg->run, &backend, &bench->dtype, fault)) return false;
+    bool ok = make_teacher(bench, backend, model == 0, &teacher, fault);
+    if (ok) {
+        struct unet *expert = model == 0 ? NULL : make_expert(bench, teacher, model, true);
+        if (expert) parameter_set_freeze(&teacher->parameters, bench->dtype, false);
+        time_training(bench, model, teacher, expert ? expert : teacher);
+        report_training(bench, model);
+        unet_delete(expert);
+        unet_delete(teacher);
+    }
+    backend_close(backend);
+    return ok;
+}
+
+// ---- 6: file
 
 static bool write_int32_list(struct h5_writer *writer, const char *name, const struct integer_list *list,
                              struct fault *fault)
@@ -510,13 +645,18 @@ static bool write_all_of_it(const struct benching *bench, struct h5_writer *writ
 {
     int64_t M = bench->M, R = bench->R, B = bench->B;
     const int32_t threads = omp_get_max_threads(), prune_batch = (int32_t)bench->cfg->prune_batch,
-                  tokens = (int32_t)bench->cfg->tokens, repeats = (int32_t)bench->cfg->repeats;
+                  train_batch = (int32_t)bench->cfg->train_batch, tokens = (int32_t)bench->cfg->tokens,
+                  repeats = (int32_t)bench->cfg->repeats;
     return write_counts(bench, writer, fault) &&
            h5_write_text(writer, "precision", dtype_name(bench->dtype), fault) &&
            h5_write_int32(writer, "threads", 0, NULL, &threads, fault) &&
            h5_write_int32(writer, "tokens", 0, NULL, &tokens, fault) &&
            h5_write_int32(writer, "repeats", 0, NULL, &repeats, fault) && write_roof(bench, writer, fault) &&
            write_figures(writer, "", 3, (int64_t[]){M, R, B}, M * R * B, bench->forward, fault) &&
+           (train_batch == 0 || (h5_write_int32(writer, "training/batch", 0, NULL, &train_batch, fault) &&
+                                 write_figures(writer, "training/", 1, &M, M, bench->training, fault) &&
+                                 (M == 1 || write_figures(writer, "finetune_step/", 1, (int64_t[]){M - 1},
+                                                          M - 1, bench->finetune_step, fault)))) &&
            (prune_batch == 0 ||
             (h5_write_int32(writer, "prune_step/batch", 0, NULL, &prune_batch, fault) &&
              write_figures(writer, "prune_step/", 0, NULL, 1, &bench->prune_step, fault)));
@@ -553,8 +693,12 @@ static bool measure_all(struct benching *bench, struct fault *fault)
         ok = measure_prune_step(bench, fault); // 4
         timer_stop(run->timers, "prune_step");
     }
+    timer_start(run->timers, "training");
+    for (int64_t m = 0; ok && bench->cfg->train_batch > 0 && m < bench->M; m++)
+        ok = measure_training(bench, m, fault); // 5
+    timer_stop(run->timers, "training");
     if (!ok || run->check_only) return ok;
-    if (!write_file(bench, fault)) return false; // 5
+    if (!write_file(bench, fault)) return false; // 6
     log_info(run->log, "wrote %s", bench->cfg->bench_file);
     return true;
 }
@@ -573,6 +717,8 @@ bool phase_bench(struct run *run, const struct bench_cfg *cfg, struct fault *fau
     free(bench.macs);
     free(bench.macs_paper);
     free(bench.forward);
+    free(bench.training);
+    free(bench.finetune_step);
     backend_close(bench.plan);
     return ok;
 }

@@ -214,6 +214,9 @@ struct bench_cfg {
     struct integer_list batch_sizes;
     int64_t tokens, repeats;
     int64_t prune_batch; /* 0: no pruning step is measured */
+    int64_t train_batch; /* 0: no training is measured */
+    double budget; /* > 0: an expert of uniform width with this share of the MACs, instead of those of the
+                      router file */
     double roof_seconds; /* for each product of the roof, 0: it is not measured */
     bool depth_gates;    /* of the pruning step, without a router file */
     int64_t ff_entries;
