@@ -104,35 +104,49 @@ TOOL      = $(VENV)/bin/python postproc
 export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 
-demo: deps               ## prune a real diffusion model on real pictures: at most 15 minutes on 2 cores
+demo: deps               ## prune a real diffusion model on real pictures: at most 20 minutes on 2 cores
 	$(Q)$(MAKE) --no-print-directory venv all
 	$(Q)$(MAKE) --no-print-directory $(DEMO)/report.html
-	@echo "  demo    done: see $(DEMO)/report.html"
+	@echo "  demo    done. Open $(DEMO)/report.html in a browser; pictures by the experts: $(DEMO)/samples.png"
 
 $(DEMO)/pictures/index.tsv:
-	@echo "  demo    1 of 6: pictures and their captions"
+	@echo "  demo    1 of 9: pictures and their captions"
 	$(Q)$(TOOL)/make_pictures.py $(@D)
 
 $(DEMO)/data.h5: $(DEMO)/pictures/index.tsv input/emoji/prepare.cfg
-	@echo "  demo    2 of 6: prepare, latents and encoded captions"
+	@echo "  demo    2 of 9: prepare, latents and encoded captions"
 	$(Q)./aptp input/emoji/prepare.cfg
 
 # A finished run whose inputs have changed starts anew; one that was interrupted goes on from its checkpoint.
 $(DEMO)/router.h5: $(DEMO)/data.h5 input/emoji/teacher.h5 input/emoji/prune.cfg
-	@echo "  demo    3 of 6: prune, the router and the experts (minutes; progress in $(DEMO)/prune.csv)"
+	@echo "  demo    3 of 9: prune, the router and the experts (minutes; progress in $(DEMO)/prune.csv)"
 	$(Q)if [ -f $@ ]; then rm -f $@ $(DEMO)/prune.checkpoint.h5 $(DEMO)/prune.csv; fi
 	$(Q)./aptp input/emoji/prune.cfg
 
 $(DEMO)/assignment.h5: $(DEMO)/router.h5 input/emoji/assign.cfg
-	@echo "  demo    4 of 6: assign, the expert of every prompt"
+	@echo "  demo    4 of 9: assign, the expert of every prompt"
 	$(Q)./aptp input/emoji/assign.cfg
 
 $(DEMO)/bench.h5: $(DEMO)/router.h5 input/emoji/bench.cfg
-	@echo "  demo    5 of 6: bench, time and memory of the teacher and the experts"
+	@echo "  demo    5 of 9: bench, time and memory of the teacher and the experts"
 	$(Q)./aptp input/emoji/bench.cfg
 
-$(DEMO)/report.html: $(DEMO)/assignment.h5 $(DEMO)/bench.h5 $(addprefix postproc/,report.py experts.py figures.py page.py page.html.jinja run_folder.py clusters.py command_line.py)
-	@echo "  demo    6 of 6: report"
+$(DEMO)/finetune.done: $(DEMO)/assignment.h5 input/emoji/finetune.cfg
+	@echo "  demo    6 of 9: finetune, every expert on its own prompts (minutes; postproc/watch.py $(DEMO) shows the curves)"
+	$(Q)if [ -f $@ ]; then rm -f $@ $(DEMO)/expert_*.h5 $(DEMO)/finetune_*; fi
+	$(Q)./aptp input/emoji/finetune.cfg
+	$(Q)touch $@
+
+$(DEMO)/samples.h5: $(DEMO)/finetune.done input/emoji/sample.cfg
+	@echo "  demo    7 of 9: sample, pictures of held-out prompts by their experts"
+	$(Q)./aptp input/emoji/sample.cfg
+
+$(DEMO)/metrics.h5: $(DEMO)/samples.h5 input/emoji/clip.h5 input/emoji/evaluate.cfg
+	@echo "  demo    8 of 9: evaluate, how good they are"
+	$(Q)./aptp input/emoji/evaluate.cfg
+
+$(DEMO)/report.html: $(DEMO)/assignment.h5 $(DEMO)/bench.h5 $(DEMO)/metrics.h5 $(addprefix postproc/,report.py experts.py figures.py page.py page.html.jinja run_folder.py clusters.py command_line.py)
+	@echo "  demo    9 of 9: report"
 	$(Q)$(TOOL)/report.py $(DEMO)
 
 check-report:            ## the demo's report as Chromium shows it: build/demo/report.png
