@@ -8,7 +8,7 @@ import numpy as np
 from command_line import parser_of, run_tool
 from figures import block_bars, block_shares, blocks_of, colour_of, keep_map
 from page import Cell, Picture, Section, Table, Text, html_of, text_of, write_whole
-from run_folder import Router, RunError, read_run
+from run_folder import Router, RunError, read_file, read_router
 
 EXAMPLES = """\
   python postproc/experts.py build/demo                        the tables, as text
@@ -94,9 +94,10 @@ def main() -> int:
     arguments = parser.parse_args()
 
     def work() -> None:
-        router = read_run(arguments.run).router
-        if router is None:
-            raise RunError(f"{arguments.run}/router.h5 is missing; the phase prune writes it")
+        path = arguments.run / "router.h5"
+        if not path.is_file():
+            raise RunError(f"{path} is missing; the phase prune writes it")
+        router, _ = read_file(path, "router", read_router)
         if arguments.html is None:
             print(text_of(sections_of(router)))
         else:

@@ -186,7 +186,7 @@ def budget_picture(ratio: np.ndarray, prompts: np.ndarray, target: float) -> byt
         label = f"expert {k}\n{100 * ratio[k]:.0f} % of the MACs\n{prompts[k]} prompts" if share[k] > 10 else str(k)
         axes.annotate(label, (left + share[k] / 2, 100 * ratio[k]), xytext=(0, -6) if share[k] > 10 else (0, 3), textcoords="offset points",
                       ha="center", va="top" if share[k] > 10 else "bottom", fontsize=8,
-                      bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2} if share[k] > 10 else None)
+                      bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5})
         left += share[k]
     axes.axhline(100 * target, color=INK, linewidth=1, linestyle=(0, (2, 2)))
     axes.annotate("budget", (1, 100 * target), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5)

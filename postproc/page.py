@@ -2,6 +2,7 @@
 
 import base64
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,7 +95,7 @@ class Card:
     note: str
 
 
-def html_of(title: str, subtitle: str, sections: list[Section], cards: list[Card] = [], warnings: list[str] = []) -> str:
+def html_of(title: str, subtitle: str, sections: list[Section], cards: Sequence[Card] = (), warnings: Sequence[str] = ()) -> str:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
                                      undefined=jinja2.StrictUndefined)
     return environment.get_template("page.html.jinja").render(title=title, subtitle=subtitle, sections=sections, cards=cards, warnings=warnings)

@@ -2,6 +2,7 @@
 it."""
 
 import io
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -37,7 +38,7 @@ def command_for(run: Run, phase: str) -> str:
             continue  # of no use here; the program itself says what is wrong with it
         if deck.get("phase") == phase and "folder" in deck.get("run", {}) and (REPOSITORY / deck["run"]["folder"]).resolve() == run.folder.resolve():
             return f"./aptp {path.relative_to(REPOSITORY)}"
-    return f"./aptp input/{phase}.cfg --set run.folder={run.folder}"
+    return f"./aptp input/{phase}.cfg --set {shlex.quote(f'run.folder={run.folder}')}"
 
 
 def missing(run: Run, file: str, phase: str) -> Missing:

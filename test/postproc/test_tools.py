@@ -187,8 +187,8 @@ def check_refusals(checks, chain):
     with h5py.File(foreign / "router.h5", "w") as file:
         file["masks"] = numpy.ones((2, 3))
     (foreign / "table.csv").write_text("name,value\na,1\n")
-    cases = [("report", [empty], "no file of a run"), ("report", [foreign], "router.h5 is no router file"), ("experts", [empty], "no file of a run"),
-             ("experts", [foreign], "router.h5 is no router file"), ("experts", [chain.path("jobs")], "router.h5 is missing; the phase prune writes it"),
+    cases = [("report", [empty], "no file of a run"), ("report", [foreign], "router.h5 is no router file"),
+             ("experts", [empty], "router.h5 is missing; the phase prune writes it"), ("experts", [foreign], "router.h5 is no router file"),
              ("compare", [chain.folder, chain.path("none")], "none is no folder"), ("compare", [chain.folder, chain.folder], "named twice"),
              ("watch", [empty, "--once"], "holds no log"), ("watch", [chain.path("none"), "--once"], "neither a folder nor a log"),
              ("watch", [foreign / "table.csv", "--once"], "its first column is not 'step'"), ("watch", [chain.path("jobs"), "--once", "--show", "cost"], "there are loss")]
