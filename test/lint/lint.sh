@@ -35,7 +35,7 @@ only turbojpeg.h src/io/
 only archive.h src/io/
 only csv.h src/io/
 only dnnl.h src/tensor/cpu/
-only cblas.h src/tensor/cpu/ src/router/ src/train/ src/metrics/
+only cblas.h src/tensor/cpu/ src/router/ src/metrics/
 only lapacke.h src/router/ src/metrics/
 only cuda_runtime.h cuda/
 
