@@ -24,6 +24,7 @@ static const struct file_schema_kind kinds[FILE_KINDS] = {
     [FILE_ASSIGNMENT] = {"assignment", 1, "assign", "the expert of every prompt"},
     [FILE_EXPERT] = {"expert", 1, "finetune",
                      "one expert: a sliced UNet with its weights; also finetune's checkpoint"},
+    [FILE_SAMPLES] = {"samples", 1, "sample", "sampled pictures with their prompts, experts and seeds"},
     [FILE_BENCH] = {"bench", 1, "bench", "size and speed of the teacher and of each expert"},
     [FILE_REFERENCE] = {"reference", 1, "test/reference/*.py",
                         "inputs and expected outputs for verify; its root "
@@ -163,6 +164,23 @@ static const struct file_schema_entry entries[] = {
     {FILE_EXPERT, "latent/kind", TEXT, "", "1", "latents that it was trained on: pixel or haar"},
     {FILE_EXPERT, "latent/scale", F64, "[C]", "1", "as in data.h5"},
     {FILE_EXPERT, "encoder/text", TEXT, "", "1", "text encoder that it belongs to"},
+
+    // samples.h5: N pictures of the same size
+    {FILE_SAMPLES, "prompt", TEXT, "[N]", "1", "the prompt of each picture"},
+    {FILE_SAMPLES, "expert", I32, "[N]", "1", "expert that made it, -1: the teacher"},
+    {FILE_SAMPLES, "seed", I64, "[N]", "1", "run.seed: with prompt and index it gives the picture's initial noise"},
+    {FILE_SAMPLES, "index", I64, "[N]", "1", "number of the picture among those of its prompt, from 0"},
+    {FILE_SAMPLES, "item", I64, "[N]", "1", "row of the split, or line of the prompts, from 0"},
+    {FILE_SAMPLES, "group", TEXT, "[N]", "1", "label of the prompt's picture, where the split has it"},
+    {FILE_SAMPLES, "pixels", U8, "[N, H, W, 3]", "1/255", "RGB pictures"},
+    {FILE_SAMPLES, "split", TEXT, "", "1", "split of data.h5 that the prompts are of; empty: they are given as text"},
+    {FILE_SAMPLES, "model", TEXT, "", "1", "sample.model: routed, teacher or expert"},
+    {FILE_SAMPLES, "experts", TEXT, "", "1", "sample.experts: finetuned or sliced; empty for the teacher"},
+    {FILE_SAMPLES, "settings/sampler", TEXT, "", "1", "pndm, ddim or dpmpp"},
+    {FILE_SAMPLES, "settings/steps", I64, "", "steps", "of the sampler"},
+    {FILE_SAMPLES, "settings/guidance", F64, "", "1", "classifier-free guidance"},
+    {FILE_SAMPLES, "settings/negative_prompt", TEXT, "", "1", "what guidance leads away from; empty: the empty prompt"},
+    {FILE_SAMPLES, "settings/latents", I64, "[2]", "latents", "height and width"},
 
     // bench.h5: row 0 is the teacher, row 1 + k expert k
     {FILE_BENCH, "model", TEXT, "[M]", "1", "teacher, expert 0, ..."},

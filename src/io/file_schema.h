@@ -31,6 +31,7 @@ enum file_kind {
     FILE_ROUTER,     /* router.h5: prune; and its checkpoint */
     FILE_ASSIGNMENT, /* assignment.h5: assign */
     FILE_EXPERT,     /* expert_NN.h5: finetune; and its checkpoint */
+    FILE_SAMPLES,    /* samples.h5: sample */
     FILE_BENCH,      /* bench.h5: bench */
     FILE_REFERENCE,  /* the input of verify */
     FILE_KINDS,
