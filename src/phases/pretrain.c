@@ -14,33 +14,23 @@
 #include "models/initialise.h"
 #include "models/weights.h"
 #include "phases/lineage.h"
-#include "phases/provenance.h"
 #include "phases/restart.h"
 #include "phases/sample_sheet.h"
-#include "train/history.h"
+#include "phases/training.h"
 #include "train/noised_batch.h"
-#include "train/optimiser.h"
 #include "train/sample_order.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-enum { MAX_CONFIG_BYTES = 1 << 20, BAD_STEPS_MAX = 20 };
+enum { MAX_CONFIG_BYTES = 1 << 20 };
 
 enum { COLUMN_LOSS, COLUMN_NORM, COLUMN_LR, COLUMN_RATE, COLUMNS };
 static const struct history_column columns[COLUMNS] = {{"loss", 1, false},
                                                        {"gradient_norm", 1, false},
                                                        {"learning_rate", 1, false},
                                                        {"samples_per_second", 1, true}};
-
-/* Keys that may change between a run and its continuation. */
-static const char *const free_keys[] = {
-    "run.folder",       "run.log", "run.threads",    "run.wall_clock_limit",
-    "files.",           "phase",   "pretrain.steps", "pretrain.checkpoint_every",
-    "pretrain.sample_", NULL};
 
 struct pretraining {
     struct run *run;
@@ -59,10 +49,10 @@ struct pretraining {
     struct lineage lineage; // of the data
     struct lineage initial; // of the file whose weights the run begins with; zero: none
     struct sample_sheet *sheet;
-    int64_t step;         // done
     int64_t first, count; // this rank's samples of the global batch
     float *seed, *loss;   // [micro_batch]
-    char checkpoint[4096], csv[4096];
+    struct h5_parent parent[2];
+    struct training training;
 };
 
 // ---- 1: configuration and data
@@ -103,8 +93,9 @@ static bool open_inputs(struct pretraining *training, struct unet_config *config
 // ---- 2: network, optimiser, checkpoint
 
 /* A network of other heads may have weights of the same shapes. */
-static bool check_network(const struct pretraining *training, struct h5_reader *reader, struct fault *fault)
+static bool check_network(void *task, struct h5_reader *reader, struct fault *fault)
 {
+    const struct pretraining *training = task;
     char *then;
     if (!h5_load_text(reader, "config", MAX_CONFIG_BYTES, &then, fault)) return false;
     bool same = strcmp(then, training->config_text) == 0;
@@ -173,96 +164,18 @@ static bool build(struct pretraining *training, const struct unet_config *config
     training->first = training->count * comm_rank(run->comm);
     training->seed = check_malloc((size_t)cfg->micro_batch * sizeof *training->seed);
     training->loss = check_malloc((size_t)cfg->micro_batch * sizeof *training->loss);
-    snprintf(training->checkpoint, sizeof training->checkpoint, "%s/pretrain.checkpoint.h5", cfg->run.folder);
-    snprintf(training->csv, sizeof training->csv, "%s/pretrain.csv", cfg->run.folder);
     return true;
-}
-
-static bool read_state(struct pretraining *training, struct h5_reader *reader, struct fault *fault)
-{
-    struct optimiser *optimiser = &training->optimiser;
-    struct parameter_set *parameters = &training->unet->parameters;
-    return restart_check_deck(reader, training->run->deck, free_keys, fault) &&
-           restart_check_data(reader, training->lineage.content_id, training->cfg->data_file, fault) &&
-           check_network(training, reader, fault) && weights_read_h5(parameters, reader, "weights", fault) &&
-           (!optimiser->average ||
-            weights_read_values_h5(parameters, optimiser->average, reader, "ema", fault)) &&
-           weights_read_values_h5(parameters, optimiser->first, reader, "optimizer/first_moment", fault) &&
-           weights_read_values_h5(parameters, optimiser->second, reader, "optimizer/second_moment", fault) &&
-           h5_read_one_int64(reader, "optimizer/step", &optimiser->step, fault) &&
-           h5_read_one_int64(reader, "training/skipped", &optimiser->skipped, fault) &&
-           h5_read_one_int64(reader, "training/step", &training->step, fault) &&
-           history_read_h5(&training->history, reader, fault);
-}
-
-static bool resume(struct pretraining *training, struct fault *fault)
-{
-    if (access(training->checkpoint, F_OK) != 0) return true;
-    struct h5_reader *reader;
-    if (!h5_open(training->checkpoint, FILE_TEACHER, &reader, fault)) return false;
-    bool ok = read_state(training, reader, fault);
-    h5_close(reader);
-    if (ok)
-        log_info(training->run->log, "going on from step %lld of %s", (long long)training->step,
-                 training->checkpoint);
-    return ok;
 }
 
 // ---- 5 (and 4): files
 
-static bool write_common(struct pretraining *training, struct h5_writer *writer, struct fault *fault)
+static bool write_description(void *task, struct h5_writer *writer, bool finished, struct fault *fault)
 {
+    const struct pretraining *training = task;
+    (void)finished;
     return h5_write_text(writer, "config", training->config_text, fault) &&
            h5_write_text(writer, "prediction", prediction_name(training->cfg->prediction), fault) &&
-           lineage_write(&training->lineage, FILE_TEACHER, writer, fault) &&
-           h5_write_one_int64(writer, "training/step", training->step, fault) &&
-           h5_write_one_int64(writer, "training/samples", training->step * training->cfg->batch, fault) &&
-           h5_write_one_int64(writer, "training/skipped", training->optimiser.skipped, fault) &&
-           history_write_h5(&training->history, writer, fault);
-}
-
-static bool write_state(struct pretraining *training, struct h5_writer *writer, struct fault *fault)
-{
-    const struct optimiser *optimiser = &training->optimiser;
-    const struct parameter_set *parameters = &training->unet->parameters;
-    return weights_write_h5(parameters, NULL, writer, "weights", false, fault) &&
-           (!optimiser->average ||
-            weights_write_h5(parameters, optimiser->average, writer, "ema", false, fault)) &&
-           weights_write_h5(parameters, optimiser->first, writer, "optimizer/first_moment", false, fault) &&
-           weights_write_h5(parameters, optimiser->second, writer, "optimizer/second_moment", false, fault) &&
-           h5_write_one_int64(writer, "optimizer/step", optimiser->step, fault);
-}
-
-static bool write_averaged_weights(struct pretraining *training, struct h5_writer *writer,
-                                   struct fault *fault)
-{
-    return weights_write_h5(&training->unet->parameters, training->optimiser.average, writer, "weights",
-                            training->cfg->half, fault);
-}
-
-/* One file, whole or not at all; rank 0 writes, the verdict is shared. */
-static bool write_file(struct pretraining *training, const char *path,
-                       bool (*write_weights)(struct pretraining *, struct h5_writer *, struct fault *),
-                       struct fault *fault)
-{
-    const struct run *run = training->run;
-    timer_start(run->timers, "write");
-    if (comm_rank(run->comm) == 0) {
-        struct h5_parent parents[] = {{"data.h5", training->lineage.content_id},
-                                      {"initial weights", training->initial.content_id}};
-        struct h5_provenance provenance =
-            run_provenance(run, &training->cfg->run, training->backend, training->dtype, parents,
-                           *training->cfg->initial ? 2 : 1);
-        struct h5_writer *writer;
-        if (h5_create(path, FILE_TEACHER, &writer, fault)) {
-            if (write_weights(training, writer, fault) && write_common(training, writer, fault))
-                h5_finish(writer, &provenance, NULL, fault);
-            else
-                h5_abandon(writer);
-        }
-    }
-    timer_stop(run->timers, "write");
-    return comm_agree(run->comm, fault);
+           lineage_write(&training->lineage, FILE_TEACHER, writer, fault);
 }
 
 // ---- 3: the loop
@@ -312,8 +225,9 @@ static double run_micro_batch(struct pretraining *training, int64_t first)
 }
 
 /* One step; values[COLUMNS] are what is logged of it. */
-static bool run_step(struct pretraining *training, double *values, struct fault *fault)
+static bool run_step(void *task, double *values, struct fault *fault)
 {
+    struct pretraining *training = task;
     const struct pretrain_cfg *cfg = training->cfg;
     struct timers *timers = training->run->timers;
     double began = timer_now();
@@ -322,9 +236,9 @@ static bool run_step(struct pretraining *training, double *values, struct fault 
     bool ok = dataset_take(training->dataset, &batch, fault);
     if (ok) {
         noised_batch_make(&training->noised, &training->schedule, dataset_info(training->dataset), &batch,
-                          (uint64_t)cfg->run.seed, (uint64_t)training->step, (uint64_t)training->first,
-                          cfg->min_snr);
-        ask_batch(training, training->step + 1);
+                          (uint64_t)cfg->run.seed, (uint64_t)training->training.step,
+                          (uint64_t)training->first, cfg->min_snr);
+        ask_batch(training, training->training.step + 1);
     }
     timer_stop(timers, "data");
     if (!comm_agree(training->run->comm, fault)) return false;
@@ -343,18 +257,19 @@ static bool run_step(struct pretraining *training, double *values, struct fault 
     values[COLUMN_NORM] = optimiser_update(&training->optimiser, training->run->comm, cfg->deterministic);
     timer_stop(timers, "update");
     values[COLUMN_RATE] = (double)cfg->batch / (timer_now() - began);
-    training->step++;
+    training->training.step++;
     return true;
 }
 
-static bool draw_sheet(struct pretraining *training, struct fault *fault)
+static bool draw_sheet(void *task, struct fault *fault)
 {
+    struct pretraining *training = task;
     const struct run *run = training->run;
     if (comm_rank(run->comm) == 0) {
         timer_start(run->timers, "samples");
         char path[4096 + 64];
         snprintf(path, sizeof path, "%s/samples_%06lld.png", training->cfg->run.folder,
-                 (long long)training->step);
+                 (long long)training->training.step);
         optimiser_swap_average(&training->optimiser);
         sample_sheet_draw(training->sheet, training->tape, training->unet, &training->schedule, path, fault);
         optimiser_swap_average(&training->optimiser);
@@ -363,56 +278,33 @@ static bool draw_sheet(struct pretraining *training, struct fault *fault)
     return comm_agree(run->comm, fault);
 }
 
-static bool stop_here(struct pretraining *training, struct fault *fault)
-{
-    if (!write_file(training, training->checkpoint, write_state, fault)) return false;
-    return fault_raise(fault, EXIT_CODE_STOPPED,
-                       "stopped by %s after step %lld of %lld; run again to go on from %s",
-                       training->run->stop->reason ? training->run->stop->reason : "another rank",
-                       (long long)training->step, (long long)training->cfg->steps, training->checkpoint);
-}
+static const struct training_task functions = {
+    .run_step = run_step, .look = draw_sheet, .write = write_description, .check = check_network};
 
-static bool is_due(int64_t step, int64_t every)
-{
-    return every > 0 && step % every == 0;
-}
-
-static bool run_loop(struct pretraining *training, struct fault *fault)
+/* What is shared with other trainings. */
+static void describe_training(struct pretraining *training)
 {
     const struct pretrain_cfg *cfg = training->cfg;
-    const struct run *run = training->run;
-    struct progress progress = progress_start(run->log, "step", training->step, cfg->steps);
-    double smooth = 0;
-    int bad = 0;
-    if (training->step < cfg->steps) ask_batch(training, training->step);
-    while (training->step < cfg->steps) {
-        double values[COLUMNS];
-        if (!run_step(training, values, fault)) return false;
-        bad = isfinite(values[COLUMN_NORM]) ? 0 : bad + 1;
-        if (bad == BAD_STEPS_MAX)
-            return fault_raise(fault, EXIT_CODE_INTERNAL,
-                               "the gradient was not finite in %d steps in a row, up to step %lld: lower "
-                               "pretrain.learning_rate, or use precision fp32",
-                               bad, (long long)training->step);
-        smooth = smooth == 0 ? values[COLUMN_LOSS] : 0.98 * smooth + 0.02 * values[COLUMN_LOSS];
-        progress_update(&progress, training->step, "loss %.4f, %.0f samples/s", smooth, values[COLUMN_RATE]);
-        history_add(&training->history, training->step, values, fault); // rank 0's goes to the CSV too
-        if (!comm_agree(run->comm, fault)) return false;
-
-        if (is_due(training->step, cfg->sample_every)) {
-            progress_pause(&progress);
-            if (!draw_sheet(training, fault)) return false;
-        }
-        if (comm_any(run->comm, stop_asked(run->stop))) {
-            progress_pause(&progress);
-            return stop_here(training, fault);
-        }
-        if (is_due(training->step, cfg->checkpoint_every) && training->step < cfg->steps &&
-            !write_file(training, training->checkpoint, write_state, fault))
-            return false;
-    }
-    progress_pause(&progress);
-    return true;
+    training->parent[0] = (struct h5_parent){"data.h5", training->lineage.content_id};
+    training->parent[1] = (struct h5_parent){"initial weights", training->initial.content_id};
+    training->training =
+        (struct training){.run = training->run,
+                          .cfg = cfg,
+                          .functions = &functions,
+                          .task = training,
+                          .kind = FILE_TEACHER,
+                          .backend = training->backend,
+                          .dtype = training->dtype,
+                          .optimiser = &training->optimiser,
+                          .history = &training->history,
+                          .loss = COLUMN_LOSS,
+                          .gradient_norm = COLUMN_NORM,
+                          .rate = COLUMN_RATE,
+                          .parent = training->parent,
+                          .parents = *cfg->initial ? 2 : 1,
+                          .look_every = cfg->sample_every,
+                          .checkpoint = check_format("%s/pretrain.checkpoint.h5", cfg->run.folder),
+                          .csv = check_format("%s/pretrain.csv", cfg->run.folder)};
 }
 
 static void report_plan(const struct pretraining *training)
@@ -467,6 +359,8 @@ static void release(struct pretraining *training)
     if (training->backend) backend_close(training->backend);
     lineage_clear(&training->lineage);
     lineage_clear(&training->initial);
+    free(training->training.checkpoint);
+    free(training->training.csv);
     free(training->config_text);
     free(training->seed);
     free(training->loss);
@@ -480,6 +374,7 @@ static bool train(struct pretraining *training, struct fault *fault)
     open_inputs(training, &config, fault); // 1
     if (!comm_agree(run->comm, fault)) return false;
     if (!build(training, &config, fault)) return false; // 2
+    describe_training(training);
     report_plan(training);
     struct sample_sheet_settings sheet = {.prompts = cfg->sample_prompts,
                                           .steps = (int)cfg->sample_steps,
@@ -491,17 +386,10 @@ static bool train(struct pretraining *training, struct fault *fault)
         report_memory(training);
         return true;
     }
-    resume(training, fault);
-    if (comm_agree(run->comm, fault) && comm_rank(run->comm) == 0)
-        history_open_csv(&training->history, training->csv, fault);
-    if (!comm_agree(run->comm, fault)) return false;
-    if (!run_loop(training, fault)) return false; // 3, 4
-    if (!write_file(training, training->checkpoint, write_state, fault)) return false;
-    if (!write_file(training, cfg->teacher_file, write_averaged_weights, fault)) return false; // 5
-    log_info(run->log, "wrote %s: %lld steps, %lld pictures seen, %lld steps skipped", cfg->teacher_file,
-             (long long)training->step, (long long)(training->step * cfg->batch),
-             (long long)training->optimiser.skipped);
-    return true;
+    if (!training_resume(&training->training, fault)) return false;
+    ask_batch(training, training->training.step);
+    return training_run(&training->training, fault) &&                     // 3, 4
+           training_finish(&training->training, cfg->teacher_file, fault); // 5
 }
 
 bool phase_pretrain(struct run *run, const struct pretrain_cfg *cfg, struct fault *fault)

@@ -377,6 +377,42 @@ struct tensor *op_concat(struct tape *tape, struct tensor *a, struct tensor *b)
     return y;
 }
 
+/* The same values as one row a sample, [B, T C]: in rows, tokens lie side by side like channels. */
+static struct tensor sample_rows(const struct tensor *x)
+{
+    struct tensor rows = *x;
+    rows.rank = 2;
+    rows.dim[1] = tensor_count(x) / x->dim[0];
+    rows.dim[2] = rows.dim[3] = 1;
+    return rows;
+}
+
+/* in: a, b */
+static void concat_tokens_backward(struct tape *tape, struct node *node)
+{
+    struct tensor *a = node->in[0], *b = node->in[1];
+    struct tensor *da = tape_gradient(tape, a), *db = tape_gradient(tape, b);
+    struct tensor dy = sample_rows(node->out[0]->grad), a_rows = {0}, b_rows = {0};
+    if (da) a_rows = sample_rows(da);
+    if (db) b_rows = sample_rows(db);
+    OPS(tape)->concat_backward(tape_backend(tape), &dy, da ? &a_rows : NULL, db ? &b_rows : NULL);
+    tape_gradient_done(tape, a, da);
+    tape_gradient_done(tape, b, db);
+}
+
+struct tensor *op_concat_tokens(struct tape *tape, struct tensor *a, struct tensor *b)
+{
+    CHECK_SHAPES(a->rank >= 3 && b->rank >= 3 && a->dim[0] == b->dim[0] &&
+                     tensor_channels(a) == tensor_channels(b) && a->dtype == b->dtype,
+                 "concat of tokens", a, b);
+    int64_t dim[] = {a->dim[0], tensor_tokens(a) + tensor_tokens(b), tensor_channels(a)};
+    struct tensor *y = tape_tensor(tape, a->dtype, 3, dim);
+    struct tensor a_rows = sample_rows(a), b_rows = sample_rows(b), y_rows = sample_rows(y);
+    OPS(tape)->concat_forward(tape_backend(tape), &a_rows, &b_rows, &y_rows);
+    tape_record(tape, &(struct node){.backward = concat_tokens_backward, .in = {a, b}, .out = {y}});
+    return y;
+}
+
 /* in: x */
 static void upsample_backward(struct tape *tape, struct node *node)
 {
@@ -417,11 +453,11 @@ static void embedding_backward(struct tape *tape, struct node *node)
 
 struct tensor *op_embedding(struct tape *tape, struct tensor *ids, struct parameter *table)
 {
-    CHECK_SHAPES(ids->dtype == DTYPE_I32 && ids->rank < TENSOR_MAX_RANK && table->value.rank == 2,
+    CHECK_SHAPES(ids->dtype == DTYPE_I32 && ids->rank < TENSOR_MAX_RANK && table->value.rank <= 2,
                  "embedding", ids, &table->value);
     int64_t dim[TENSOR_MAX_RANK];
     for (int i = 0; i < ids->rank; i++) dim[i] = ids->dim[i];
-    dim[ids->rank] = table->value.dim[1];
+    dim[ids->rank] = tensor_channels(&table->value);
     struct tensor *y = tape_tensor(tape, tape_dtype(tape), ids->rank + 1, dim);
     OPS(tape)->embedding_forward(tape_backend(tape), ids, &table->value, y);
     tape_record(tape,

@@ -47,6 +47,9 @@ struct tensor *op_depth_mix(struct tape *tape, struct tensor *x, struct tensor *
 /* Along the last dimension. */
 struct tensor *op_concat(struct tape *tape, struct tensor *a, struct tensor *b);
 
+/* Along the tokens: a [B, Ta, C], b [B, Tb, C] (or feature maps) -> [B, Ta + Tb, C] */
+struct tensor *op_concat_tokens(struct tape *tape, struct tensor *a, struct tensor *b);
+
 /* [B, H, W, C] -> [B, height, width, C], nearest neighbour */
 struct tensor *op_upsample(struct tape *tape, struct tensor *x, int64_t height, int64_t width);
 
@@ -54,7 +57,8 @@ struct tensor *op_upsample(struct tape *tape, struct tensor *x, int64_t height, 
 struct tensor *op_timestep_embedding(struct tape *tape, struct tensor *timesteps, int64_t channels,
                                      bool flip_sin_to_cos, float shift);
 
-/* ids [..] int32 -> [.., C]; ids are checked where they enter the program */
+/* ids [..] int32 -> [.., C]; table [V, C], or [C]: the one entry 0. ids are checked where they enter the
+ * program */
 struct tensor *op_embedding(struct tape *tape, struct tensor *ids, struct parameter *table);
 
 /* x [B, T, C], mask [B, T] fp32 -> [B, C] fp32 */

@@ -230,7 +230,8 @@ void tape_backward(struct tape *tape, int count, struct tensor *const *loss, con
     for (int i = 0; i < count; i++)
         loss[i]->kept = true; // read after the backward pass, so that it need not wait for them
     for (int i = 0; i < count; i++)
-        if (loss[i]->needs_grad) loss[i]->grad = tape_input(tape, DTYPE_F32, 1, loss[i]->dim, seed[i]);
+        if (loss[i]->needs_grad)
+            loss[i]->grad = tape_input(tape, loss[i]->dtype, loss[i]->rank, loss[i]->dim, seed[i]);
     run_backward(tape, 0);
 }
 

@@ -40,11 +40,11 @@ struct tensor *tape_input(struct tape *tape, enum dtype dtype, int rank, const i
 /* Copies a tensor of any floating type to host memory as fp32; waits for the ops before it. */
 void tape_read(struct tape *tape, const struct tensor *tensor, float *values);
 
-/* Seeds the gradient of `count` loss tensors [B] fp32 with host values, seed[i] of length B (what one
- * sample's loss counts in the total), and runs the tape backwards. Afterwards inputs with needs_grad and
- * trainable parameters have their gradients; the losses are
- * kept; all other tensors made by recorded ops are gone. Losses that do
- * not need a gradient are passed over. */
+/* Seeds the gradient of `count` tensors of any shape with host values, seed[i] as many as loss[i] has, and
+ * runs the tape backwards: for a loss [B] what one sample's loss counts in the total; for features that host
+ * code computes a loss from, its gradient for them. None of them is made from another. Afterwards inputs with
+ * needs_grad and trainable parameters have their gradients; the losses are kept; all other tensors made by
+ * recorded ops are gone. Losses that do not need a gradient are passed over. */
 void tape_backward(struct tape *tape, int count, struct tensor *const *loss, const float *const *seed);
 
 /* A part of a network: makes out[] from in[] (an input may be NULL). It may use leaves (parameters, gates)
