@@ -23,6 +23,7 @@ enum phase_id {
     PHASE_PRETRAIN,
     PHASE_PRUNE,
     PHASE_ASSIGN,
+    PHASE_EVALUATE,
     PHASE_BENCH,
     PHASE_VERIFY,
     PHASES,
@@ -40,6 +41,8 @@ struct string_list {
 enum precision { PRECISION_FP32, PRECISION_BF16, PRECISION_AUTO };
 enum run_backend { RUN_BACKEND_CPU };
 enum lr_scale { LR_SCALE_SQRT_BATCH, LR_SCALE_NONE };
+enum evaluate_split { EVALUATE_VALIDATION, EVALUATE_TRAIN };
+enum expert_source { EXPERTS_FINETUNED, EXPERTS_SLICED };
 enum codes_init { CODES_INIT_ORTHOGONAL, CODES_INIT_KMEANS };
 
 /* Strings and lists of all structs belong to them; no string is NULL ("" is "none"). Paths are ready to open:
@@ -138,6 +141,23 @@ struct assign_cfg {
     struct integer_list macs_resolutions; /* latents that the ratio is also printed at */
 };
 
+struct evaluate_cfg {
+    struct run_cfg run;
+    char *data_file, *teacher_file, *router_file, *assignment_file, *samples_file, *clip_file; /* read */
+    char *expert_file;  /* read: prefix of their names */
+    char *cache_file;   /* read and written: prefix of their names */
+    char *metrics_file; /* written */
+    enum evaluate_split split;
+    enum expert_source experts;
+    bool pictures; /* samples.h5 and clip.h5 are there */
+    bool teacher;  /* the teacher too, and the experts' distance to it */
+    int64_t batch; /* items denoised at a time */
+    struct integer_list timesteps;
+    int64_t bootstrap, half_samples; /* replicates of means, and of distances (0: no intervals) */
+    int64_t timing_batch;            /* pictures, 0: no time is measured */
+    int64_t macs_resolution;         /* of latents, 0: the data's */
+};
+
 struct bench_cfg {
     struct run_cfg run;
     char *teacher_file, *router_file; /* read */
@@ -167,6 +187,7 @@ union phase_cfg {
     struct pretrain_cfg pretrain;
     struct prune_cfg prune;
     struct assign_cfg assign;
+    struct evaluate_cfg evaluate;
     struct bench_cfg bench;
     struct verify_cfg verify;
 };
