@@ -29,6 +29,9 @@ static const struct file_schema_kind kinds[FILE_KINDS] = {
     [FILE_CACHE] = {"evaluate_cache", 1, "evaluate",
                     "what evaluate computed once: features of pictures, errors of items"},
     [FILE_BENCH] = {"bench", 1, "bench", "size and speed of the teacher and of each expert"},
+    [FILE_CLIP] = {"clip", 1, "pretrain",
+                   "the metric network: an image encoder, and a map of sentence embeddings to its features; "
+                   "also its checkpoint"},
     [FILE_REFERENCE] = {"reference", 1, "test/reference/*.py",
                         "inputs and expected outputs for verify; its root "
                         "attributes name the model and its settings"},
@@ -256,6 +259,29 @@ static const struct file_schema_entry entries[] = {
     {FILE_BENCH, "prune_step/peak_resident", F64, "", "bytes", "as above"},
     {FILE_BENCH, "prune_step/growths", I64, "", "1", "as above"},
     {FILE_BENCH, "roof/*", F64, "", "GFLOP/s", "fastest matmul and convolution of the library, _fp32 and _bf16"},
+
+    // clip.h5
+    {FILE_CLIP, "config", TEXT, "", "1", "the image encoder's config.json (CLIPVisionModelWithProjection)"},
+    {FILE_CLIP, "weights/*", F16 | F32, NULL, "1", "weights by PyTorch name and layout; EMA weights in a finished file"},
+    {FILE_CLIP, "weights/text_projection.weight", F16 | F32, "[P, D]", "1", "text features = weight z"},
+    {FILE_CLIP, "weights/logit_scale", F16 | F32, "[1]", "1", "logarithm of the factor of the cosines"},
+    {FILE_CLIP, "ema/*", F32, NULL, "1", "checkpoint: exponential moving average of the weights"},
+    {FILE_CLIP, "optimizer/first_moment/*", F32, NULL, "1", "checkpoint: AdamW's mean of the gradient"},
+    {FILE_CLIP, "optimizer/second_moment/*", F32, NULL, "1", "checkpoint: AdamW's mean of its square"},
+    {FILE_CLIP, "optimizer/step", I64, "", "steps", "checkpoint: AdamW steps done"},
+    {FILE_CLIP, "training/step", I64, "", "steps", "steps done"},
+    {FILE_CLIP, "training/samples", I64, "", "pictures", "pictures seen"},
+    {FILE_CLIP, "training/skipped", I64, "", "steps", "steps skipped for a gradient that is not finite"},
+    {FILE_CLIP, "history/step", I64, "[L]", "steps", "step of each logged line"},
+    {FILE_CLIP, "history/*", F64, "[L]", "1", "logged quantities: loss, gradient norm, learning rate, ..."},
+    {FILE_CLIP, "image/mean", F64, "[3]", "1", "pixels: (value / 255 - mean) / deviation, by colour"},
+    {FILE_CLIP, "image/deviation", F64, "[3]", "1", "as above"},
+    {FILE_CLIP, "encoder/sentence", TEXT, "", "1", "sentence encoder whose embeddings are mapped"},
+    {FILE_CLIP, "validation/items", I64, "", "pictures", "held-out pictures N, each to be found among all; guessing is right in 1/N (top 1) or 5/N (top 5)"},
+    {FILE_CLIP, "validation/top1_image_to_text", F64, "", "1", "share of held-out pictures whose caption is the nearest"},
+    {FILE_CLIP, "validation/top5_image_to_text", F64, "", "1", "is one of the five nearest"},
+    {FILE_CLIP, "validation/top1_text_to_image", F64, "", "1", "share of held-out captions whose picture is the nearest"},
+    {FILE_CLIP, "validation/top5_text_to_image", F64, "", "1", "is one of the five nearest"},
 
     // a verify reference
     {FILE_REFERENCE, "inputs/*", ANY, NULL, "1", "inputs by name"},

@@ -35,6 +35,7 @@ enum file_kind {
     FILE_METRICS,    /* metrics.h5: evaluate */
     FILE_CACHE,      /* evaluate_cache_*.h5: evaluate */
     FILE_BENCH,      /* bench.h5: bench */
+    FILE_CLIP,       /* clip.h5: pretrain with model clip; and its checkpoint */
     FILE_REFERENCE,  /* the input of verify */
     FILE_KINDS,
 };

@@ -79,7 +79,7 @@ static const struct key keys[] = {
     {"files.samples", KEY_FILE, "\"samples.h5\"", NULL, NULL,
      "generated pictures; written by sample", {EVALUATE(samples_file)}},
     {"files.clip", KEY_FILE, "\"clip.h5\"", NULL, NULL,
-     "the metric network; written by pretrain where pretrain.model is clip", {EVALUATE(clip_file)}},
+     "the metric network; written by pretrain where pretrain.model is clip", {PRETRAIN(clip_file), EVALUATE(clip_file)}},
     {"files.metrics", KEY_FILE, "\"metrics.h5\"", NULL, NULL,
      "quality and cost of the experts; written by evaluate", {EVALUATE(metrics_file)}},
     {"files.evaluate_cache", KEY_FILE, "\"evaluate_cache\"", NULL, NULL,
@@ -114,16 +114,22 @@ static const struct key keys[] = {
      "a source picture with more pixels counts as broken", {PREPARE(max_pixels)}},
 
     // ---- pretrain
-    {"pretrain.unet", KEY_PATH, NULL, NULL, NULL,
-     "the UNet's config.json, as diffusers writes it", {PRETRAIN(unet)}},
+    {"pretrain.model", KEY_ENUM, "\"unet\"", "unet, clip", NULL,
+     "what is trained: unet, the teacher; clip, the metric network, on the pictures and their captions' sentence embeddings", {PRETRAIN(model)}},
+    {"pretrain.unet", KEY_PATH, "\"\"", NULL, NULL,
+     "the UNet's config.json, as diffusers writes it; must be set for model unet", {PRETRAIN(unet)}},
+    {"pretrain.clip_vision", KEY_PATH, "\"\"", NULL, NULL,
+     "the image encoder's config.json, as transformers' CLIPVisionModelWithProjection writes it; must be set for model clip", {PRETRAIN(clip_vision)}},
+    {"pretrain.shift", KEY_INT, "2", "[0, 4096]", "pixels",
+     "model clip: pictures are moved at random by up to this, both ways", {PRETRAIN(shift)}},
     {"pretrain.initial", KEY_PATH, "\"\"", NULL, NULL,
-     "weights to begin with: the teacher file of an earlier run with the same UNet, latents and text encoder; none: random ones", {PRETRAIN(initial)}},
+     "model unet: weights to begin with, the teacher file of an earlier run with the same UNet, latents and text encoder; none: random ones", {PRETRAIN(initial)}},
     {"pretrain.steps", KEY_INT, "100000", "[1, inf)", NULL,
      "training steps", {PRETRAIN(steps)}},
     {"pretrain.batch", KEY_INT, "256", "[1, 1048576]", NULL,
      "pictures a step, over all ranks", {PRETRAIN(batch)}},
     {"pretrain.micro_batch", KEY_INT, "64", "[1, 65536]", NULL,
-     "pictures that go through the UNet at a time; divides the batch", {PRETRAIN(micro_batch)}},
+     "pictures that go through the network at a time; divides the batch", {PRETRAIN(micro_batch)}},
     {"pretrain.learning_rate", KEY_DOUBLE, "1e-4", "(0, 1]", NULL,
      "AdamW", {PRETRAIN(learning_rate)}},
     {"pretrain.lr_warmup", KEY_INT, "1000", "[0, inf)", "steps",
@@ -151,7 +157,7 @@ static const struct key keys[] = {
     {"pretrain.checkpoint_every", KEY_INT, "1000", "[1, inf)", "steps",
      "distance of checkpoints", {PRETRAIN(checkpoint_every)}},
     {"pretrain.sample_every", KEY_INT, "0", "[0, inf)", "steps",
-     "distance of grids of sampled pictures; 0: none", {PRETRAIN(sample_every)}},
+     "distance of grids of sampled pictures, or for model clip of measurements of retrieval; 0: none", {PRETRAIN(sample_every)}},
     {"pretrain.sample_prompts", KEY_STRINGS, "[]", NULL, NULL,
      "prompts of the grid: captions of the data", {PRETRAIN(sample_prompts)}},
     {"pretrain.sample_guidance", KEY_DOUBLE, "7.5", "[0, 100]", NULL,
@@ -299,7 +305,7 @@ static const struct {
     bool stops;  /* with a checkpoint when asked to */
 } phases[PHASES] = {
     [PHASE_PREPARE] = {"prepare", "pictures and captions into data.h5", true, true},
-    [PHASE_PRETRAIN] = {"pretrain", "train a UNet from scratch: the teacher", true, true},
+    [PHASE_PRETRAIN] = {"pretrain", "train a UNet from scratch: the teacher; or the metric network", true, true},
     [PHASE_PRUNE] = {"prune", "learn the prompt router and the experts' architectures", true, true},
     [PHASE_ASSIGN] = {"assign", "route every prompt to its expert", true, false},
     [PHASE_EVALUATE] = {"evaluate", "quality of the experts' pictures and predictions, and their cost", true,
@@ -687,8 +693,15 @@ static bool prune_rules(const struct deck *deck, const struct prune_cfg *cfg, st
 
 static bool pretrain_rules(const struct deck *deck, const struct pretrain_cfg *cfg, struct fault *fault)
 {
+    bool clip = cfg->model == PRETRAIN_CLIP;
+    const char *own = clip ? "pretrain.clip_vision" : "pretrain.unet";
+    if (!*(clip ? cfg->clip_vision : cfg->unet))
+        return rule_broken(deck, own, fault, "the key %s is missing: %s", own, key_find(own)->help);
+    if (clip && *cfg->initial)
+        return rule_broken(deck, "pretrain.initial", fault,
+                           "pretrain.initial is \"%s\", must be empty for model clip", cfg->initial);
     if (!rule_micro_batch(deck, "pretrain.micro_batch", cfg->batch, cfg->micro_batch, fault)) return false;
-    return cfg->sample_every == 0 ||
+    return clip || cfg->sample_every == 0 ||
            rule_not_empty(deck, "pretrain.sample_prompts", cfg->sample_prompts.count, fault);
 }
 

@@ -43,6 +43,7 @@ enum run_backend { RUN_BACKEND_CPU };
 enum lr_scale { LR_SCALE_SQRT_BATCH, LR_SCALE_NONE };
 enum evaluate_split { EVALUATE_VALIDATION, EVALUATE_TRAIN };
 enum expert_source { EXPERTS_FINETUNED, EXPERTS_SLICED };
+enum pretrain_model { PRETRAIN_UNET, PRETRAIN_CLIP };
 enum codes_init { CODES_INIT_ORTHOGONAL, CODES_INIT_KMEANS };
 
 /* Strings and lists of all structs belong to them; no string is NULL ("" is "none"). Paths are ready to open:
@@ -79,10 +80,13 @@ struct prepare_cfg {
 
 struct pretrain_cfg {
     struct run_cfg run;
-    char *data_file;    /* read */
-    char *teacher_file; /* written */
-    char *unet;         /* a diffusers config.json */
-    char *initial;      /* a teacher file to begin with; "": random weights */
+    char *data_file; /* read */
+    enum pretrain_model model;
+    char *teacher_file, *clip_file; /* the model's is written */
+    char *unet;                     /* a diffusers config.json; "": model is not unet */
+    char *clip_vision;              /* a CLIPVisionModelWithProjection's config.json; "": model is not clip */
+    int64_t shift;                  /* pixels */
+    char *initial;                  /* a teacher file to begin with; "": random weights */
     int64_t steps, batch, micro_batch;
     double learning_rate;
     int64_t lr_warmup;

@@ -14,6 +14,7 @@
 #include "models/initialise.h"
 #include "models/weights.h"
 #include "phases/lineage.h"
+#include "phases/pretrain_clip.h"
 #include "phases/restart.h"
 #include "phases/sample_sheet.h"
 #include "phases/training.h"
@@ -394,6 +395,7 @@ static bool train(struct pretraining *training, struct fault *fault)
 
 bool phase_pretrain(struct run *run, const struct pretrain_cfg *cfg, struct fault *fault)
 {
+    if (cfg->model == PRETRAIN_CLIP) return pretrain_clip(run, cfg, fault);
     struct pretraining training = {.run = run, .cfg = cfg};
     bool ok = train(&training, fault);
     release(&training);

@@ -37,7 +37,7 @@ static const struct known_model known_models[] = {
     {"dpmpp", verify_dpmpp, false},
     {.name = "vae"},
     {.name = "clip_text"},
-    {.name = "clip_vision"},
+    {"clip_vision", verify_clip_vision, true},
     {.name = "clip_bpe"},
     {.name = "mpnet"},
     {.name = "inception"},

@@ -1,6 +1,7 @@
 #include "phases/verify_compare.h"
 
 #include "base/check.h"
+#include "models/weights.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -230,6 +231,45 @@ static bool nothing_left_in(struct verification *verification, const char *group
     return ok;
 }
 
+bool verify_loss(struct verification *verification, struct tape *tape, struct tensor *loss,
+                 struct fault *fault)
+{
+    int64_t B = loss->dim[0];
+    float *values = check_malloc((size_t)B * sizeof *values);
+    for (int64_t b = 0; b < B; b++) values[b] = 1.0f / (float)B;
+    tape_backward(tape, 1, &loss, (const float *const[]){values});
+    tape_read(tape, loss, values);
+    double mean = 0;
+    for (int64_t b = 0; b < B; b++) mean += values[b] / (double)B;
+    free(values);
+    return !h5_exists(verification->reference, "outputs/loss") ||
+           verify_doubles(verification, QUANTITY_OUTPUT, "outputs/loss", 0, NULL, &mean, fault);
+}
+
+bool verify_weight_gradient(struct verification *verification, const struct parameter_set *set,
+                            const char *name, struct fault *fault)
+{
+    int part;
+    const struct parameter *parameter = parameter_find(set, name, &part);
+    if (!parameter)
+        return fault_raise(fault, EXIT_CODE_INPUT,
+                           "%s: gradients/%s is of no input or weight of this network",
+                           h5_path(verification->reference), name);
+    int64_t shape[TENSOR_MAX_RANK], elements = 1;
+    int rank = weights_file_shape(parameter, part, shape);
+    for (int i = 0; i < rank; i++) elements *= shape[i];
+    int64_t first = parameter->part[part].first_row * (elements / shape[0]);
+    float *values = check_malloc((size_t)elements * sizeof *values);
+    verification->backend->ops->download(verification->backend, values,
+                                         (const float *)parameter->gradient.data + first,
+                                         (size_t)elements * sizeof *values);
+    char *dataset = check_format("gradients/%s", name);
+    bool ok = verify_floats(verification, QUANTITY_GRADIENT, dataset, rank, shape, values, fault);
+    free(dataset);
+    free(values);
+    return ok;
+}
+
 bool verify_nothing_left(struct verification *verification, struct fault *fault)
 {
     return nothing_left_in(verification, "outputs", fault) &&
@@ -331,6 +371,19 @@ bool verify_choice(struct verification *verification, const char *name, const ch
                     names[2] ? names[2] : "");
     free(text);
     return known;
+}
+
+bool verify_load_map(struct verification *verification, const char *name, int64_t nchw[4], float **out,
+                     struct fault *fault)
+{
+    float *planes = NULL;
+    bool ok = verify_load_floats(verification, name, 4, nchw, &planes, nchw, fault);
+    if (ok) {
+        *out = check_malloc((size_t)(nchw[0] * nchw[1] * nchw[2] * nchw[3]) * sizeof **out);
+        verify_to_nhwc(nchw, planes, *out);
+    }
+    free(planes);
+    return ok;
 }
 
 void verify_to_nhwc(const int64_t nchw[4], const float *from, float *to)

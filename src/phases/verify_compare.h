@@ -60,6 +60,14 @@ bool verify_again(struct verification *verification, enum quantity quantity, con
                   const char *label, int rank, const int64_t *shape, const float *values,
                   struct fault *fault);
 
+/* Runs backwards from the mean of the samples' losses [B], and compares it with outputs/loss where there is
+ * one. */
+bool verify_loss(struct verification *verification, struct tape *tape, struct tensor *loss,
+                 struct fault *fault);
+/* The gradient of a weight, found by its name in the set, with gradients/NAME. */
+bool verify_weight_gradient(struct verification *verification, const struct parameter_set *set,
+                            const char *name, struct fault *fault);
+
 /* Every dataset in outputs/, gradients/, gate_gradients/ and weights/ must have been compared: what the
  * program does not know would pass unseen. */
 bool verify_nothing_left(struct verification *verification, struct fault *fault);
@@ -75,6 +83,9 @@ bool verify_load_floats(struct verification *verification, const char *name, int
                         float **out, int64_t *shape_found, struct fault *fault);
 bool verify_load_doubles(struct verification *verification, const char *name, int rank, const int64_t *shape,
                          double **out, int64_t *shape_found, struct fault *fault);
+/* A map [B, C, H, W] as [B, H, W, C]; nchw: its shape, -1 as above, then as found. */
+bool verify_load_map(struct verification *verification, const char *name, int64_t nchw[4], float **out,
+                     struct fault *fault);
 /* Integers in [least, most]. */
 bool verify_load_integers(struct verification *verification, const char *name, int rank, const int64_t *shape,
                           int64_t least, int64_t most, int64_t **out, int64_t *shape_found,

@@ -26,6 +26,9 @@ bool verify_wordpiece(struct verification *verification, struct fault *fault);
 bool verify_bert(struct verification *verification, struct fault *fault);
 bool verify_sentence_encoder(struct verification *verification, struct fault *fault);
 
+// verify_clip.c
+bool verify_clip_vision(struct verification *verification, struct fault *fault);
+
 // verify_metrics.c
 bool verify_frechet(struct verification *verification, struct fault *fault);
 bool verify_cmmd(struct verification *verification, struct fault *fault);

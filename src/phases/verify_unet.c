@@ -35,20 +35,6 @@ static void case_clear(struct unet_case *c)
 
 // ---- reading
 
-/* A map [B, C, H, W] with C given; the others are found, or given where not -1. */
-static bool read_map(struct verification *verification, const char *name, int64_t nchw[4], float **out,
-                     struct fault *fault)
-{
-    float *planes = NULL;
-    bool ok = verify_load_floats(verification, name, 4, nchw, &planes, nchw, fault);
-    if (ok) {
-        *out = check_malloc((size_t)(nchw[0] * nchw[1] * nchw[2] * nchw[3]) * sizeof **out);
-        verify_to_nhwc(nchw, planes, *out);
-    }
-    free(planes);
-    return ok;
-}
-
 /* Timesteps, integers as a rule. */
 static bool read_timesteps(struct verification *verification, int64_t B, float **out, struct fault *fault)
 {
@@ -94,7 +80,7 @@ static bool read_inputs(struct verification *verification, struct unet_case *c, 
 {
     int64_t text[3] = {0, -1, c->config.text_width};
     memcpy(c->latents_nchw, (int64_t[]){-1, c->config.in_channels, -1, -1}, sizeof c->latents_nchw);
-    if (!read_map(verification, "inputs/latents", c->latents_nchw, &c->latents, fault)) return false;
+    if (!verify_load_map(verification, "inputs/latents", c->latents_nchw, &c->latents, fault)) return false;
     int64_t B = text[0] = c->latents_nchw[0], height = c->latents_nchw[2], width = c->latents_nchw[3];
     if (B > MAX_BATCH)
         return fault_raise(fault, EXIT_CODE_INPUT, "%s: %lld samples, at most %d allowed",
@@ -110,7 +96,8 @@ static bool read_inputs(struct verification *verification, struct unet_case *c, 
     bool loss = h5_exists(verification->reference, "outputs/loss") ||
                 h5_exists(verification->reference, "gradients") ||
                 h5_exists(verification->reference, "gate_gradients");
-    if (loss && !read_map(verification, "inputs/target", c->sample_nchw, &c->target, fault)) return false;
+    if (loss && !verify_load_map(verification, "inputs/target", c->sample_nchw, &c->target, fault))
+        return false;
     return read_text_mask(verification, B, c->tokens, &c->text_mask, fault);
 }
 
@@ -261,39 +248,7 @@ static bool run_loss(struct verification *verification, struct tape *tape, const
     struct tensor *target =
         tape_input(tape, DTYPE_F32, 4, (int64_t[]){B, nchw[2], nchw[3], nchw[1]}, c->target);
     struct tensor *loss = op_squared_error(tape, sample, target); // [B]
-    float *seed = check_malloc((size_t)B * sizeof *seed);
-    for (int64_t b = 0; b < B; b++) seed[b] = 1.0f / (float)B;
-    const float *seeds[] = {seed};
-    tape_backward(tape, 1, &loss, seeds);
-    free(seed);
-    if (!h5_exists(verification->reference, "outputs/loss")) return true;
-    float *losses = read_tensor(tape, loss);
-    double mean = 0;
-    for (int64_t b = 0; b < B; b++) mean += losses[b] / (double)B;
-    free(losses);
-    return verify_doubles(verification, QUANTITY_OUTPUT, "outputs/loss", 0, NULL, &mean, fault);
-}
-
-/* gradients/NAME of a weight, which is a part of a parameter. */
-static bool compare_weight_gradient(struct verification *verification, const struct unet *unet,
-                                    const char *name, const char *dataset, struct fault *fault)
-{
-    int part;
-    const struct parameter *parameter = parameter_find(&unet->parameters, name, &part);
-    if (!parameter)
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s is of no input or weight of this network",
-                           h5_path(verification->reference), dataset);
-    int64_t shape[TENSOR_MAX_RANK], elements = 1;
-    int rank = weights_file_shape(parameter, part, shape);
-    for (int i = 0; i < rank; i++) elements *= shape[i];
-    int64_t first = parameter->part[part].first_row * (elements / shape[0]);
-    float *values = check_malloc((size_t)elements * sizeof *values);
-    verification->backend->ops->download(verification->backend, values,
-                                         (const float *)parameter->gradient.data + first,
-                                         (size_t)elements * sizeof *values);
-    bool ok = verify_floats(verification, QUANTITY_GRADIENT, dataset, rank, shape, values, fault);
-    free(values);
-    return ok;
+    return verify_loss(verification, tape, loss, fault);
 }
 
 static bool compare_gradient(struct verification *verification, struct tape *tape, const struct unet *unet,
@@ -310,7 +265,7 @@ static bool compare_gradient(struct verification *verification, struct tape *tap
         values = read_tensor(tape, input->text->grad);
         ok = verify_floats(verification, QUANTITY_GRADIENT, dataset, 3, input->text->dim, values, fault);
     } else {
-        ok = compare_weight_gradient(verification, unet, name, dataset, fault);
+        ok = verify_weight_gradient(verification, &unet->parameters, name, fault);
     }
     free(values);
     free(dataset);
