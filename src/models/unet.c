@@ -300,7 +300,7 @@ bool unet_check_latents(const struct unet_config *config, int64_t height, int64_
 
 // ---- forward pass
 
-static struct tensor *time_embedding(struct tape *tape, const struct unet *unet, struct tensor *timesteps)
+struct tensor *unet_time_embedding(struct tape *tape, const struct unet *unet, struct tensor *timesteps)
 {
     const struct unet_config *config = &unet->config;
     struct tensor *t = op_timestep_embedding(tape, timesteps, config->channels[0], config->flip_sin_to_cos,
@@ -311,11 +311,36 @@ static struct tensor *time_embedding(struct tape *tape, const struct unet *unet,
     return op_activation(tape, ACTIVATION_SILU, t);          // every user takes silu(temb)
 }
 
+int unet_cross_attentions(const struct unet *unet)
+{
+    int count = 0;
+    for (int b = 0; b < unet->blocks; b++)
+        for (int i = 0; i < unet->block[b].transformers; i++)
+            count += transformer_cross_attentions(&unet->block[b].transformer[i]);
+    return count;
+}
+
+void unet_text_keys(struct tape *tape, const struct unet *unet, struct tensor *text, struct tensor **kv)
+{
+    for (int b = 0; b < unet->blocks; b++)
+        for (int i = 0; i < unet->block[b].transformers; i++) {
+            const struct transformer *transformer = &unet->block[b].transformer[i];
+            transformer_text_keys(tape, transformer, text, kv);
+            kv += transformer_cross_attentions(transformer);
+        }
+}
+
+/* Moves input->text_keys on to those of the next transformer. */
 static struct tensor *run_transformer(struct tape *tape, const struct unet_block *block, int i,
-                                      struct tensor *h, const struct unet_input *input)
+                                      struct tensor *h, struct unet_input *input)
 {
     if (i >= block->transformers) return h;
-    return transformer_forward(tape, &block->transformer[i], h, input->text, input->text_mask, input->gates);
+    const struct transformer *transformer = &block->transformer[i];
+    if (!input->text_keys)
+        return transformer_forward(tape, transformer, h, input->text, input->text_mask, input->gates);
+    struct tensor *const *kv = input->text_keys;
+    input->text_keys += transformer_cross_attentions(transformer);
+    return transformer_forward_keys(tape, transformer, h, kv, input->text_mask, input->gates);
 }
 
 void unet_forward(struct tape *tape, const struct unet *unet, struct unet_input input,
@@ -323,8 +348,9 @@ void unet_forward(struct tape *tape, const struct unet *unet, struct unet_input 
 {
     struct tensor *skip[UNET_MAX_LEVELS * (UNET_MAX_LAYERS + 1) + 1]; // what the down path hands across
     int skips = 0;
-    struct tensor *temb = time_embedding(tape, unet, input.timesteps);          // [B, 4 C0]
-    struct tensor *h = conv_forward(tape, &unet->conv_in, input.latents, NULL); // [B, H, W, C0]
+    struct tensor *temb =
+        input.time ? input.time : unet_time_embedding(tape, unet, input.timesteps); // [B, 4 C0]
+    struct tensor *h = conv_forward(tape, &unet->conv_in, input.latents, NULL);     // [B, H, W, C0]
     skip[skips++] = h;
 
     for (int b = 0; b < unet->blocks; b++) {

@@ -86,6 +86,11 @@ struct unet_input {
     struct tensor *text;      /* [B, T, D], compute dtype */
     struct tensor *text_mask; /* [B, T] fp32, 0 = hidden, or NULL */
     struct tensor *gates;     /* [B, entries] fp32, in the table's order, or NULL */
+
+    /* What many passes have in common, found once, on a tape that is not reset between them; the numbers are
+     * the same. Without gradients. NULL: found from the inputs above, else these are not read. */
+    struct tensor *time;             /* [B, 4 C0] of unet_time_embedding, in place of `timesteps` */
+    struct tensor *const *text_keys; /* of unet_text_keys, in place of `text` */
 };
 
 struct unet_output {
@@ -95,6 +100,14 @@ struct unet_output {
 
 void unet_forward(struct tape *tape, const struct unet *unet, struct unet_input input,
                   struct unet_output *output);
+
+/* What a forward pass makes of the timesteps [B] fp32 alone: [B, 4 C0]. */
+struct tensor *unet_time_embedding(struct tape *tape, const struct unet *unet, struct tensor *timesteps);
+
+/* What it makes of the text [B, T, D] alone: keys and values of every cross-attention, kv
+ * [unet_cross_attentions] tensors [B, T, 2 heads d]. */
+int unet_cross_attentions(const struct unet *unet);
+void unet_text_keys(struct tape *tape, const struct unet *unet, struct tensor *text, struct tensor **kv);
 
 /* Counts the MACs of one sample of this network (METHOD section 2): of a sliced one, `total` is its true
  * count and the other fields speak of what is left. Latents of height x width, `tokens` text tokens. Free

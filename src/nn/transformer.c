@@ -86,22 +86,29 @@ static void self_attention(struct tape *tape, const void *data, struct tensor *c
     out[0] = linear_forward(tape, &layer->self_out, h, in[0]); // [B, H, W, C]
 }
 
+/* in: x, kv [B, T, 2 heads d], text_mask, gates */
+static void cross_attention_keys(struct tape *tape, const void *data, struct tensor *const *in,
+                                 struct tensor **out)
+{
+    const struct transformer_layer *layer = data;
+    struct tensor *h = layer_norm_forward(tape, &layer->norm2, in[0]); // [B, H, W, C]
+    struct tensor *q = linear_forward(tape, &layer->to_q, h, NULL);    // [B, H, W, heads d]
+    struct attention attention = {.heads = layer->cross_heads,
+                                  .head_size = layer->head_size,
+                                  .v_column = layer->cross_heads * layer->head_size,
+                                  .scale = 1 / sqrtf((float)layer->head_size)};
+    h = op_attention(tape, attention, q, in[1], in[2],
+                     gate_width(in[3], layer->cross_place));    // [B, H, W, heads d]
+    out[0] = linear_forward(tape, &layer->cross_out, h, in[0]); // [B, H, W, C]
+}
+
 /* in: x, text, text_mask, gates */
 static void cross_attention(struct tape *tape, const void *data, struct tensor *const *in,
                             struct tensor **out)
 {
     const struct transformer_layer *layer = data;
-    int64_t width = layer->cross_heads * layer->head_size;
-    struct tensor *h = layer_norm_forward(tape, &layer->norm2, in[0]);    // [B, H, W, C]
-    struct tensor *q = linear_forward(tape, &layer->to_q, h, NULL);       // [B, H, W, heads d]
     struct tensor *kv = linear_forward(tape, &layer->to_kv, in[1], NULL); // [B, T, 2 heads d]
-    struct attention attention = {.heads = layer->cross_heads,
-                                  .head_size = layer->head_size,
-                                  .v_column = width,
-                                  .scale = 1 / sqrtf((float)layer->head_size)};
-    h = op_attention(tape, attention, q, kv, in[2],
-                     gate_width(in[3], layer->cross_place));    // [B, H, W, heads d]
-    out[0] = linear_forward(tape, &layer->cross_out, h, in[0]); // [B, H, W, C]
+    cross_attention_keys(tape, layer, (struct tensor *[]){in[0], kv, in[2], in[3]}, out);
 }
 
 /* in: x, gates */
@@ -114,10 +121,10 @@ static void feed_forward(struct tape *tape, const void *data, struct tensor *con
     out[0] = linear_forward(tape, &layer->ff_out, h, in[0]);           // [B, H, W, C]
 }
 
-/* in: x, text, text_mask, gates */
-static void run(struct tape *tape, const void *data, struct tensor *const *in, struct tensor **out)
+/* in: x, text, text_mask, gates; `kv` [layers] in place of text, or NULL */
+static void run_layers(struct tape *tape, const struct transformer *transformer, struct tensor *const *in,
+                       struct tensor *const *kv, struct tensor **out)
 {
-    const struct transformer *transformer = data;
     struct tensor *x = in[0], *text = in[1], *text_mask = in[2], *gates = in[3];
 
     struct tensor *h = group_norm_forward(tape, &transformer->norm, x, false); // [B, H, W, C]
@@ -126,7 +133,8 @@ static void run(struct tape *tape, const void *data, struct tensor *const *in, s
     for (int i = 0; i < transformer->layers; i++) {
         const struct transformer_layer *layer = &transformer->layer[i];
         tape_block(tape, self_attention, layer, 2, (struct tensor *[]){h, gates}, 1, &h);
-        tape_block(tape, cross_attention, layer, 4, (struct tensor *[]){h, text, text_mask, gates}, 1, &h);
+        tape_block(tape, kv ? cross_attention_keys : cross_attention, layer, 4,
+                   (struct tensor *[]){h, kv ? kv[i] : text, text_mask, gates}, 1, &h);
         tape_block(tape, feed_forward, layer, 2, (struct tensor *[]){h, gates}, 1, &h);
     }
     struct tensor *y = transformer->linear_projection
@@ -135,11 +143,53 @@ static void run(struct tape *tape, const void *data, struct tensor *const *in, s
     out[0] = op_depth_mix(tape, x, y, gate_depth(gates, transformer->place));
 }
 
+/* in: x, text, text_mask, gates */
+static void run(struct tape *tape, const void *data, struct tensor *const *in, struct tensor **out)
+{
+    run_layers(tape, data, in, NULL, out);
+}
+
 struct tensor *transformer_forward(struct tape *tape, const struct transformer *transformer, struct tensor *x,
                                    struct tensor *text, struct tensor *text_mask, struct tensor *gates)
 {
     if (transformer->dropped) return x;
     struct tensor *y;
     tape_block(tape, run, transformer, 4, (struct tensor *[]){x, text, text_mask, gates}, 1, &y);
+    return y;
+}
+
+int transformer_cross_attentions(const struct transformer *transformer)
+{
+    return transformer->dropped ? 0 : transformer->layers;
+}
+
+void transformer_text_keys(struct tape *tape, const struct transformer *transformer, struct tensor *text,
+                           struct tensor **kv)
+{
+    for (int i = 0; i < transformer_cross_attentions(transformer); i++)
+        kv[i] = linear_forward(tape, &transformer->layer[i].to_kv, text, NULL); // [B, T, 2 heads d]
+}
+
+/* A transformer with its keys and values, which are too many to be a block's inputs. */
+struct with_keys {
+    const struct transformer *transformer;
+    struct tensor *const *kv;
+};
+
+/* in: x, nothing, text_mask, gates */
+static void run_keys(struct tape *tape, const void *data, struct tensor *const *in, struct tensor **out)
+{
+    const struct with_keys *with_keys = data;
+    run_layers(tape, with_keys->transformer, in, with_keys->kv, out);
+}
+
+struct tensor *transformer_forward_keys(struct tape *tape, const struct transformer *transformer,
+                                        struct tensor *x, struct tensor *const *kv, struct tensor *text_mask,
+                                        struct tensor *gates)
+{
+    if (transformer->dropped) return x;
+    struct with_keys with_keys = {transformer, kv}; // not recorded, so it need not live longer
+    struct tensor *y;
+    tape_block(tape, run_keys, &with_keys, 4, (struct tensor *[]){x, NULL, text_mask, gates}, 1, &y);
     return y;
 }

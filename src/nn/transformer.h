@@ -54,4 +54,15 @@ void transformer_clear(struct transformer *transformer);
 struct tensor *transformer_forward(struct tape *tape, const struct transformer *transformer, struct tensor *x,
                                    struct tensor *text, struct tensor *text_mask, struct tensor *gates);
 
+/* What the cross-attentions make of the text alone: keys and values [B, T, 2 heads d] of each layer, kv
+ * [transformer_cross_attentions]. */
+int transformer_cross_attentions(const struct transformer *transformer);
+void transformer_text_keys(struct tape *tape, const struct transformer *transformer, struct tensor *text,
+                           struct tensor **kv);
+
+/* transformer_forward with these in place of the text; the same numbers, without gradients. */
+struct tensor *transformer_forward_keys(struct tape *tape, const struct transformer *transformer,
+                                        struct tensor *x, struct tensor *const *kv, struct tensor *text_mask,
+                                        struct tensor *gates);
+
 #endif

@@ -272,7 +272,7 @@ static bool draw_sheet(void *task, struct fault *fault)
         snprintf(path, sizeof path, "%s/samples_%06lld.png", training->cfg->run.folder,
                  (long long)training->training.step);
         optimiser_swap_average(&training->optimiser);
-        sample_sheet_draw(training->sheet, training->tape, training->unet, &training->schedule, path, fault);
+        sample_sheet_draw(training->sheet, training->dtype, training->unet, &training->schedule, path, fault);
         optimiser_swap_average(&training->optimiser);
         timer_stop(run->timers, "samples");
     }

@@ -3,14 +3,14 @@
 #include "base/check.h"
 #include "base/random.h"
 #include "io/hdf5_file.h"
-#include "io/image.h"
+#include "phases/contact_sheet.h"
 #include "train/dataset.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SAMPLES = 4, ZOOM = 2, GAP = 4, MAX_CAPTION_BYTES = 1 << 28 };
+enum { SAMPLES = 4, ZOOM = 2, MAX_CAPTION_BYTES = 1 << 28 };
 
 struct sample_sheet {
     struct sample_sheet_settings settings;
@@ -129,66 +129,53 @@ void sample_sheet_delete(struct sample_sheet *sheet)
     free(sheet);
 }
 
-/* Pixels of the sheet. */
-struct canvas {
-    int height, width, tile_height, tile_width;
-    uint8_t *rgb; // [height, width, 3]
-};
-
-/* Decodes a latent into the tile of that row and column. */
-static void put_tile(struct canvas *canvas, const struct sample_sheet *sheet, const float *latent, int row,
-                     int column, uint8_t *tile)
+/* Decodes the latents of every prompt into a column; `tile` has room for a picture. */
+static void put_column(struct contact_sheet *canvas, const struct sample_sheet *sheet, const float *latents,
+                       int column, uint8_t *tile)
 {
-    latent_decode(&sheet->form, (int)sheet->info.height, (int)sheet->info.width, latent, tile);
-    int top = GAP + row * (canvas->tile_height * ZOOM + GAP),
-        left = GAP + column * (canvas->tile_width * ZOOM + GAP);
-    for (int y = 0; y < canvas->tile_height * ZOOM; y++)
-        for (int x = 0; x < canvas->tile_width * ZOOM; x++)
-            memcpy(canvas->rgb + 3 * ((top + y) * canvas->width + left + x),
-                   tile + 3 * (y / ZOOM * canvas->tile_width + x / ZOOM), 3);
+    int height = (int)sheet->info.height, width = (int)sheet->info.width;
+    int64_t size = (int64_t)height * width * sheet->info.channels;
+    for (int64_t p = 0; p < sheet->prompts; p++) {
+        latent_decode(&sheet->form, height, width, latents + p * size, tile);
+        contact_sheet_put(canvas, (int)p, column, tile);
+    }
 }
 
-bool sample_sheet_draw(struct sample_sheet *sheet, struct tape *tape, const struct unet *unet,
+bool sample_sheet_draw(struct sample_sheet *sheet, enum dtype dtype, const struct unet *unet,
                        const struct noise_schedule *schedule, const char *path, struct fault *fault)
 {
     const struct dataset_info *info = &sheet->info;
     int64_t size = info->height * info->width * info->channels;
-    int patch = latent_patch(sheet->form.kind);
-    struct canvas canvas = {.tile_height = (int)info->height * patch, .tile_width = (int)info->width * patch};
-    canvas.height = GAP + (int)sheet->prompts * (canvas.tile_height * ZOOM + GAP);
-    canvas.width = GAP + (1 + SAMPLES) * (canvas.tile_width * ZOOM + GAP);
-    canvas.rgb = check_malloc((size_t)canvas.height * (size_t)canvas.width * 3);
-    memset(canvas.rgb, 200, (size_t)canvas.height * (size_t)canvas.width * 3);
-    uint8_t *tile = check_malloc((size_t)canvas.tile_height * (size_t)canvas.tile_width * 3);
+    int patch = latent_patch(sheet->form.kind), height = (int)info->height * patch,
+        width = (int)info->width * patch;
+    struct contact_sheet canvas = contact_sheet_new((int)sheet->prompts, 1 + SAMPLES, height, width, ZOOM);
+    uint8_t *tile = check_malloc((size_t)height * (size_t)width * 3);
     float *latents = check_malloc((size_t)(sheet->prompts * size) * sizeof *latents);
-
     struct guided_sampling sampling = {.unet = unet,
                                        .schedule = schedule,
                                        .sampler = SAMPLER_PNDM,
                                        .steps = sheet->settings.steps,
                                        .guidance = sheet->settings.guidance};
-    for (int sample = -1; sample < SAMPLES; sample++) { // column 0: the picture of the data set
-        const float *shown = sheet->real;
-        if (sample >= 0) {
-            for (int64_t p = 0; p < sheet->prompts; p++)
-                random_normal(
-                    (struct random_key){sheet->settings.seed, RANDOM_SAMPLING, (uint64_t)sample, (uint64_t)p},
-                    (uint64_t)size, latents + p * size);
-            struct guided_batch batch = {.count = sheet->prompts,
-                                         .height = info->height,
-                                         .width = info->width,
-                                         .tokens = info->tokens,
-                                         .latents = latents,
-                                         .text_states = sheet->text_states,
-                                         .text_mask = sheet->text_mask};
-            guided_sample(tape, &sampling, &batch);
-            shown = latents;
-        }
+    struct guided_sampler *sampler = guided_sampler_new(&sampling, dtype);
+    put_column(&canvas, sheet, sheet->real, 0, tile);
+    for (int sample = 0; sample < SAMPLES; sample++) {
         for (int64_t p = 0; p < sheet->prompts; p++)
-            put_tile(&canvas, sheet, shown + p * size, (int)p, sample + 1, tile);
+            random_normal(
+                (struct random_key){sheet->settings.seed, RANDOM_SAMPLING, (uint64_t)sample, (uint64_t)p},
+                (uint64_t)size, latents + p * size);
+        struct guided_batch batch = {.count = sheet->prompts,
+                                     .height = info->height,
+                                     .width = info->width,
+                                     .tokens = info->tokens,
+                                     .latents = latents,
+                                     .text_states = sheet->text_states,
+                                     .text_mask = sheet->text_mask};
+        guided_sampler_run(sampler, &batch, NULL, NULL);
+        put_column(&canvas, sheet, latents, sample + 1, tile);
     }
-    bool ok = image_write_png(path, canvas.height, canvas.width, canvas.rgb, NULL, 0, fault);
-    free(canvas.rgb);
+    bool ok = contact_sheet_write(&canvas, path, fault);
+    guided_sampler_delete(sampler);
+    contact_sheet_clear(&canvas);
     free(tile);
     free(latents);
     return ok;

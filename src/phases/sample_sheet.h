@@ -24,8 +24,8 @@ bool sample_sheet_open(const char *data_file, const struct latent_form *form,
 void sample_sheet_delete(struct sample_sheet *sheet); /* NULL allowed */
 
 /* Samples every prompt and writes the PNG at `path`. The noise is a function of the seed and the place on the
- * sheet, so that sheets of one run can be compared. Uses the tape. Local: rank 0 alone calls it. */
-bool sample_sheet_draw(struct sample_sheet *sheet, struct tape *tape, const struct unet *unet,
+ * sheet, so that sheets of one run can be compared. Computes in `dtype`. Local: rank 0 alone calls it. */
+bool sample_sheet_draw(struct sample_sheet *sheet, enum dtype dtype, const struct unet *unet,
                        const struct noise_schedule *schedule, const char *path, struct fault *fault);
 
 #endif

@@ -2,8 +2,9 @@
  * the backend and records how its gradient is found. What is computed is said at the slots of
  * tensor/backend.h.
  *
- * Inputs are tensors of the same tape; the result belongs to the tape. A parameter or tensor that may be NULL
- * says so. Arguments that do not fit are defects of the program: a CHECK tells the shapes. */
+ * Inputs are tensors of the same tape, or, in a step without gradients, of another tape that lives longer;
+ * the result belongs to the tape. A parameter or tensor that may be NULL says so. Arguments that do not fit
+ * are defects of the program: a CHECK tells the shapes. */
 #ifndef TENSOR_OP_H
 #define TENSOR_OP_H
 

@@ -349,6 +349,59 @@ static void a_mask_that_empties_a_unit_is_refused(void **state)
     backend_close(backend);
 }
 
+// ---- what is found once for many passes
+
+/* The same pass with time embedding and text keys from another tape: the same bits, whole network and sliced
+ * one (in which transformers are dropped), with and without gates; twice, as in a loop. */
+static void found_once_is_found_anew(void **state)
+{
+    (void)state;
+    struct backend *backend = backend_open(BACKEND_CPU);
+    static const char *const names[] = {"unet_sd2", "unet_sd1"};
+    for (int c = 0; c < 6; c++) {
+        struct unet *full = unet_of(backend, names[c % 2], false), *unet = full;
+        uint8_t *mask = random_mask(&full->table, 100);
+        for (int d = 0; d < full->table.depth_entries; d++)
+            if (strstr(full->table.depth[d].path, "up_blocks.1.attentions"))
+                mask[full->table.width_entries + d] = 0;
+        if (c / 2 == 2) unet = slice_of(backend, full, mask);
+        float *gates = c / 2 == 1 ? soft_gates(unet) : NULL, *expected = forward(backend, unet, gates);
+        size_t bytes = (size_t)sample_count(unet) * sizeof(float);
+        int count = unet_cross_attentions(unet);
+        assert_true(c / 2 == 2 ? count > 0 && count < unet_cross_attentions(full) : count > 2);
+
+        struct tape *once = tape_new(backend, DTYPE_F32), *tape = tape_new(backend, DTYPE_F32);
+        struct tensor **keys = check_malloc((size_t)count * sizeof(struct tensor *));
+        tape_reset(once, TAPE_NO_GRADIENT);
+        struct unet_input first = input_of(once, unet, NULL);
+        unet_text_keys(once, unet, first.text, keys);
+        struct tensor *time = unet_time_embedding(once, unet, first.timesteps);
+        for (int pass = 0; pass < 2; pass++) {
+            tape_reset(tape, TAPE_NO_GRADIENT);
+            struct unet_input input = input_of(tape, unet, gates);
+            input.text = NULL;
+            input.timesteps = NULL;
+            input.time = time;
+            input.text_keys = keys;
+            struct unet_output output;
+            unet_forward(tape, unet, input, &output);
+            float *found = check_malloc(bytes);
+            tape_read(tape, output.sample, found);
+            assert_memory_equal(found, expected, bytes);
+            free(found);
+        }
+        tape_delete(once);
+        tape_delete(tape);
+        free(keys);
+        free(expected);
+        free(gates);
+        free(mask);
+        if (unet != full) unet_delete(unet);
+        unet_delete(full);
+    }
+    backend_close(backend);
+}
+
 // ---- recomputation and memory
 
 /* Gradients of all weights behind one another. */
@@ -550,6 +603,7 @@ int main(void)
         cmocka_unit_test(macs_of_sd21_are_diffusers),
         cmocka_unit_test(mask_is_slice),
         cmocka_unit_test(a_mask_that_empties_a_unit_is_refused),
+        cmocka_unit_test(found_once_is_found_anew),
         cmocka_unit_test(recomputed_is_recorded),
         cmocka_unit_test(later_steps_take_no_memory),
         cmocka_unit_test(what_cannot_be_pruned_is_refused_by_name),
