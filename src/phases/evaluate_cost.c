@@ -26,42 +26,40 @@ static bool read_texts(const struct evaluating *evaluating, int64_t count, struc
     return dataset_take(evaluating->dataset, batch, fault);
 }
 
-static void sample_once(const struct evaluating *evaluating, const struct unet *unet,
-                        const struct noise_schedule *schedule, int steps, const struct batch *texts,
-                        float *latents)
+/* Seconds to sample the batch from noise to latents. */
+static double sample(struct guided_sampler *sampler, const struct guided_batch *batch, int64_t elements)
 {
-    const struct dataset_info *info = evaluating->info;
-    int64_t count = evaluating->cfg->timing_batch, size = info->height * info->width * info->channels;
-    random_normal((struct random_key){1, RANDOM_BENCH, 0, 0}, (uint64_t)(count * size), latents);
-    struct guided_sampling sampling = {.unet = unet,
-                                       .schedule = schedule,
-                                       .sampler = evaluating->sampling.sampler,
-                                       .steps = steps,
-                                       .guidance = evaluating->sampling.guidance};
-    struct guided_batch batch = {.count = count,
-                                 .height = info->height,
-                                 .width = info->width,
-                                 .tokens = info->tokens,
-                                 .latents = latents,
-                                 .text_states = texts->text_states,
-                                 .text_mask = texts->text_mask};
-    guided_sample(evaluating->tape, &sampling, &batch);
+    random_normal((struct random_key){1, RANDOM_BENCH, 0, 0}, (uint64_t)elements, batch->latents);
+    double began = timer_now();
+    guided_sampler_run(sampler, batch, NULL, NULL);
+    return timer_now() - began;
 }
 
 static double measure(const struct evaluating *evaluating, const struct unet *unet,
                       const struct noise_schedule *schedule, struct fault *fault)
 {
     const struct dataset_info *info = evaluating->info;
-    int64_t count = evaluating->cfg->timing_batch;
+    int64_t count = evaluating->cfg->timing_batch,
+            elements = count * info->height * info->width * info->channels;
     struct batch texts;
     if (!read_texts(evaluating, count, &texts, fault)) return NAN;
-    float *latents =
-        check_malloc((size_t)(count * info->height * info->width * info->channels) * sizeof *latents);
-    sample_once(evaluating, unet, schedule, 1, &texts, latents); // makes primitives and memory
-    double began = timer_now();
-    sample_once(evaluating, unet, schedule, (int)evaluating->sampling.steps, &texts, latents);
-    double seconds = (timer_now() - began) / (double)count;
-    free(latents);
+    struct guided_sampling sampling = {.unet = unet,
+                                       .schedule = schedule,
+                                       .sampler = evaluating->sampling.sampler,
+                                       .steps = (int)evaluating->sampling.steps,
+                                       .guidance = evaluating->sampling.guidance};
+    struct guided_batch batch = {.count = count,
+                                 .height = info->height,
+                                 .width = info->width,
+                                 .tokens = info->tokens,
+                                 .latents = check_malloc((size_t)elements * sizeof(float)),
+                                 .text_states = texts.text_states,
+                                 .text_mask = texts.text_mask};
+    struct guided_sampler *sampler = guided_sampler_new(&sampling, evaluating->dtype);
+    sample(sampler, &batch, elements); // makes primitives and memory
+    double seconds = sample(sampler, &batch, elements) / (double)count;
+    guided_sampler_delete(sampler);
+    free(batch.latents);
     return seconds;
 }
 
