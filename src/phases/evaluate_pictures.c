@@ -12,13 +12,15 @@
 #include "metrics/features.h"
 #include "metrics/frechet.h"
 #include "phases/clip_file.h"
+#include "phases/expert_file.h"
+#include "phases/provenance.h"
 #include "phases/row_cache.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PICTURE_BATCH = 64, MAX_PICTURES = 1 << 27, MAX_TEXT = 64 };
+enum { PICTURE_BATCH = 64, MAX_PICTURES = 1 << 27, MAX_TEXT = 64, NAME_SIZE = 64 };
 
 struct pictures {
     struct evaluating *evaluating;
@@ -101,6 +103,49 @@ static bool read_places(struct pictures *pictures, struct fault *fault)
     return true;
 }
 
+/* The content id of expert k's file, as it is now. */
+static bool expert_id(const struct evaluating *evaluating, int64_t k, char id[SHA256_HEX_SIZE],
+                      struct fault *fault)
+{
+    char *path = expert_path(evaluating->cfg->expert_file, k);
+    struct h5_reader *reader = NULL;
+    bool ok = h5_open(path, FILE_EXPERT, &reader, fault);
+    if (ok) snprintf(id, SHA256_HEX_SIZE, "%s", h5_stored_content_id(reader));
+    h5_close(reader);
+    free(path);
+    return ok;
+}
+
+/* The pictures must be of the networks and the data that are evaluated beside them. */
+static bool check_makers(const struct pictures *pictures, struct fault *fault)
+{
+    static const char advice[] = "run sample again";
+    const struct evaluating *evaluating = pictures->evaluating;
+    struct h5_reader *reader = pictures->samples;
+    bool by_experts = false, by_teacher = false, sliced = evaluating->cfg->experts == EXPERTS_SLICED;
+    bool *made = check_calloc((size_t)evaluating->K, sizeof *made);
+    for (int64_t s = 0; s < pictures->S; s++) {
+        if (pictures->expert[s] >= 0) by_experts = made[pictures->expert[s]] = true;
+        if (pictures->expert[s] < 0) by_teacher = true;
+    }
+    bool ok = provenance_check_parent(reader, "data.h5", evaluating->data.content_id, advice, fault);
+    if (ok && by_experts)
+        ok = check_text(reader, "experts", sliced ? "sliced" : "finetuned",
+                        "run sample with these experts, or set evaluate.experts", fault) &&
+             provenance_check_parent(reader, "router.h5", evaluating->routing.lineage.content_id, advice,
+                                     fault);
+    if (ok && (by_teacher || (by_experts && sliced)))
+        ok = provenance_check_parent(reader, "teacher.h5", evaluating->routing.teacher_id, advice, fault);
+    for (int64_t k = 0; ok && !sliced && k < evaluating->K; k++) {
+        char id[SHA256_HEX_SIZE], name[NAME_SIZE];
+        snprintf(name, sizeof name, "expert_%02lld.h5", (long long)k);
+        ok = !made[k] || (expert_id(evaluating, k, id, fault) &&
+                          provenance_check_parent(reader, name, id, advice, fault));
+    }
+    free(made);
+    return ok;
+}
+
 static bool open_samples(struct pictures *pictures, struct fault *fault)
 {
     struct evaluating *evaluating = pictures->evaluating;
@@ -109,7 +154,7 @@ static bool open_samples(struct pictures *pictures, struct fault *fault)
     snprintf(evaluating->samples_id, sizeof evaluating->samples_id, "%s", id);
     return check_text(pictures->samples, "split", evaluate_split_name(evaluating->cfg->split),
                       "run sample on that split, or set evaluate.split", fault) &&
-           read_settings(pictures, fault) && read_places(pictures, fault);
+           read_settings(pictures, fault) && read_places(pictures, fault) && check_makers(pictures, fault);
 }
 
 static bool open_clip(struct pictures *pictures, struct fault *fault)

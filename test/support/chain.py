@@ -22,7 +22,7 @@ sys.path.insert(0, str(REPOSITORY / "postproc"))
 import compare_h5  # noqa: E402  (in postproc, which is no package)
 
 PICTURES, SIZE = 48, 16
-OUTPUT = {"prepare": "data.h5", "pretrain": "teacher.h5", "prune": "router.h5", "assign": "assignment.h5"}
+OUTPUT = {"prepare": "data.h5", "pretrain": "teacher.h5", "clip": "clip.h5", "prune": "router.h5", "assign": "assignment.h5"}
 TIMEOUT = 120  # seconds: what takes longer hangs
 
 UNET = {
@@ -33,6 +33,12 @@ UNET = {
     "cross_attention_dim": 32, "use_linear_projection": True, "norm_num_groups": 4,
 }
 
+CLIP_VISION = {
+    "model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "image_size": 16, "patch_size": 4, "projection_dim": 12,
+}
+
+PHASE = {"clip": "pretrain"}  # of decks that are not named like their phase
 DECKS = {
     "prepare": """
 data: {
@@ -46,6 +52,12 @@ pretrain: {
     prompt_dropout = 0.3; ema_decay = 0.9; checkpoint_every = 2; half = false;
 };
 """,
+    "clip": """
+pretrain: {
+    model = "clip"; clip_vision = "clip_vision.json"; steps = 6; batch = 8; micro_batch = 4; learning_rate = 1e-3;
+    lr_warmup = 2; ema_decay = 0.9; shift = 2; checkpoint_every = 2; half = false;
+};
+""",
     "prune": """
 prune: {
     budget = 0.7; warmup_steps = 2; steps = 5; batch = 8; micro_batch = 2; learning_rate = 0.2; lr_warmup = 2;
@@ -55,6 +67,11 @@ router: { experts = 3; ff_entries = 4; };
 """,
     "assign": """
 assign: { batch = 8; macs_resolutions = [16]; };
+""",
+    "evaluate": """
+evaluate: {
+    experts = "sliced"; timesteps = [100, 500, 900]; batch = 3; bootstrap = 20; half_samples = 5; timing_batch = 1;
+};
 """,
     "bench": """
 bench: { resolutions = [8]; batch_sizes = [1, 3]; tokens = 12; repeats = 1; roof_seconds = 0.0; };
@@ -95,8 +112,9 @@ class Chain:
         self.program, self.folder = pathlib.Path(program).resolve(), pathlib.Path(folder)
         write_pictures(self.folder)
         (self.folder / "unet.json").write_text(json.dumps(UNET))
-        for phase, deck in DECKS.items():
-            (self.folder / f"{phase}.cfg").write_text(COMMON % phase + deck)
+        (self.folder / "clip_vision.json").write_text(json.dumps(CLIP_VISION))
+        for name, deck in DECKS.items():
+            (self.folder / f"{name}.cfg").write_text(COMMON % PHASE.get(name, name) + deck)
 
     def command(self, phase, ranks=0, settings=None, arguments=()):
         """The words of a command line; ranks = 0 is the program alone, without mpirun."""
