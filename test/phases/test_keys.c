@@ -19,6 +19,7 @@ static const char *const required[PHASES] = {
     [PHASE_PRETRAIN] = "pretrain: { unet = \"unet.json\"; };",
     [PHASE_PRUNE] = "",
     [PHASE_ASSIGN] = "",
+    [PHASE_EVALUATE] = "",
     [PHASE_BENCH] = "",
     [PHASE_VERIFY] = "verify: { reference = \"case.h5\"; };",
 };
@@ -199,13 +200,13 @@ static void refused(void **state)
     static const struct {
         const char *text, *message;
     } cases[] = {
-        {"", "the deck is empty: the key phase is missing, one of: prepare, pretrain, prune, assign, bench, "
+        {"", "the deck is empty: the key phase is missing, one of: prepare, pretrain, prune, assign, evaluate, bench, "
              "verify"},
         {"run: {\n seed = 1; };",
-         "t.cfg:2: the key phase is missing, one of: prepare, pretrain, prune, assign, bench, verify"},
+         "t.cfg:2: the key phase is missing, one of: prepare, pretrain, prune, assign, evaluate, bench, verify"},
         {"phase = \"prun\";",
-         "t.cfg:1: phase is \"prun\", allowed: prepare, pretrain, prune, assign, bench, verify"},
-        {"phase = 3;", "t.cfg:1: phase is 3, allowed: prepare, pretrain, prune, assign, bench, verify"},
+         "t.cfg:1: phase is \"prun\", allowed: prepare, pretrain, prune, assign, evaluate, bench, verify"},
+        {"phase = 3;", "t.cfg:1: phase is 3, allowed: prepare, pretrain, prune, assign, evaluate, bench, verify"},
         {"phase = \"prune\";\nprune: {\n stepz = 3; };",
          "t.cfg:3: unknown key prune.stepz; did you mean prune.steps? (aptp --help prune lists all)"},
         {"phase = \"prune\"; prune: { gamma = 0.4; };",
@@ -220,7 +221,7 @@ static void refused(void **state)
          "t.cfg:1: key pretrain.steps is not one of phase prune; it belongs to pretrain"},
         {"phase = \"verify\"; files: { data = \"x\"; };",
          "t.cfg:1: key files.data is not one of phase verify; it belongs to prepare, pretrain, prune, "
-         "assign"},
+         "assign, evaluate"},
         {"phase = \"prune\"; prune: { steps = 2.5; };", "t.cfg:1: prune.steps is 2.5, must be an integer"},
         {"phase = \"prune\"; prune: { steps = \"many\"; };",
          "t.cfg:1: prune.steps is \"many\", must be an integer"},
@@ -258,6 +259,10 @@ static void refused(void **state)
          "t.cfg:1: pretrain.micro_batch is 64, must divide the batch of 7"},
         {"phase = \"pretrain\"; pretrain: { unet = \"u\"; sample_every = 5; };",
          "t.cfg:1: pretrain.sample_prompts is empty, must have at least one item"},
+        {"phase = \"evaluate\"; evaluate: { timesteps = []; };",
+         "t.cfg:1: evaluate.timesteps is empty, must have at least one item"},
+        {"phase = \"evaluate\"; evaluate: { timesteps = [1000]; };",
+         "t.cfg:1: evaluate.timesteps is [1000], allowed for each: [0, 999]"},
         {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; image_size = 33; };",
          "t.cfg:1: data.image_size is 33, must be even for Haar latents"},
     };
