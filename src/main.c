@@ -16,6 +16,7 @@
 #include "phases/prepare.h"
 #include "phases/pretrain.h"
 #include "phases/prune.h"
+#include "phases/sample.h"
 #include "phases/verify.h"
 #include "tensor/cpu/libraries.h"
 #include "tensor/roof.h"
@@ -229,6 +230,8 @@ static bool run_phase(struct run *run, enum phase_id phase, const union phase_cf
         return phase_prune(run, &cfg->prune, fault);
     case PHASE_ASSIGN:
         return phase_assign(run, &cfg->assign, fault);
+    case PHASE_SAMPLE:
+        return phase_sample(run, &cfg->sample, fault);
     case PHASE_EVALUATE:
         return phase_evaluate(run, &cfg->evaluate, fault);
     case PHASE_BENCH:

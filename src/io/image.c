@@ -97,8 +97,20 @@ static bool png_decode_rgba(png_structp png, png_infop info, const char *name, i
     return true;
 }
 
-static bool png_decode(const void *data, size_t bytes, const char *name, int64_t max_pixels,
-                       struct image *image, struct fault *fault)
+/* The text stored under a key, or "". */
+static char *png_find_text(png_structp png, png_infop info, const char *key)
+{
+    png_textp text;
+    int texts;
+    png_get_text(png, info, &text, &texts);
+    for (int i = 0; i < texts; i++)
+        if (strcmp(text[i].key, key) == 0) return check_strdup(text[i].text);
+    return check_strdup("");
+}
+
+// `key` and `text` may be NULL.
+static bool png_decode(const void *data, size_t bytes, const char *name, int64_t max_pixels, const char *key,
+                       struct image *image, char **text, struct fault *fault)
 {
     struct png_source source = {.next = data, .left = bytes};
     png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &source, png_failed, png_warned);
@@ -109,6 +121,7 @@ static bool png_decode(const void *data, size_t bytes, const char *name, int64_t
     png_bytep rgba = NULL;
     png_bytepp rows = NULL;
     bool good = png_decode_rgba(png, info, name, max_pixels, &decoded, &rgba, &rows, fault);
+    if (good && key) *text = png_find_text(png, info, key);
     png_destroy_read_struct(&png, &info, NULL);
     if (good) {
         *image = image_new(decoded.height, decoded.width);
@@ -161,16 +174,16 @@ bool image_decode(const void *data, size_t bytes, const char *name, int64_t max_
 {
     *image = (struct image){0};
     if (bytes >= 8 && png_sig_cmp(data, 0, 8) == 0)
-        return png_decode(data, bytes, name, max_pixels, image, fault);
+        return png_decode(data, bytes, name, max_pixels, NULL, image, NULL, fault);
     if (bytes >= 3 && memcmp(data, "\xff\xd8\xff", 3) == 0) {
         return jpeg_decode(data, bytes, name, max_pixels, image, fault);
     }
     return fault_raise(fault, EXIT_CODE_INPUT, "%s: neither PNG nor JPEG", name);
 }
 
-bool image_read(const char *path, int64_t max_pixels, struct image *image, struct fault *fault)
+// A whole file, owned by the caller.
+static bool read_file(const char *path, unsigned char **data, size_t *bytes, struct fault *fault)
 {
-    *image = (struct image){0};
     FILE *stream = fopen(path, "rb");
     struct stat status;
     if (!stream || fstat(fileno(stream), &status) != 0) {
@@ -178,17 +191,41 @@ bool image_read(const char *path, int64_t max_pixels, struct image *image, struc
         if (stream) fclose(stream);
         return false;
     }
-    bool good = false;
-    if (!S_ISREG(status.st_mode) || status.st_size > MAX_FILE_BYTES) {
+    bool good = S_ISREG(status.st_mode) && status.st_size <= MAX_FILE_BYTES;
+    if (good) {
+        *data = check_malloc((size_t)status.st_size);
+        *bytes = fread(*data, 1, (size_t)status.st_size, stream);
+    } else {
         fault_raise(fault, EXIT_CODE_INPUT, "%s: not a regular file of at most %d bytes", path,
                     MAX_FILE_BYTES);
-    } else {
-        unsigned char *data = check_malloc((size_t)status.st_size);
-        size_t bytes = fread(data, 1, (size_t)status.st_size, stream);
-        good = image_decode(data, bytes, path, max_pixels, image, fault);
-        free(data);
     }
     fclose(stream);
+    return good;
+}
+
+bool image_read(const char *path, int64_t max_pixels, struct image *image, struct fault *fault)
+{
+    unsigned char *data;
+    size_t bytes;
+    *image = (struct image){0};
+    if (!read_file(path, &data, &bytes, fault)) return false;
+    bool good = image_decode(data, bytes, path, max_pixels, image, fault);
+    free(data);
+    return good;
+}
+
+bool image_read_png(const char *path, int64_t max_pixels, const char *key, struct image *image, char **text,
+                    struct fault *fault)
+{
+    unsigned char *data;
+    size_t bytes;
+    *image = (struct image){0};
+    *text = NULL;
+    if (!read_file(path, &data, &bytes, fault)) return false;
+    bool good = bytes >= 8 && png_sig_cmp(data, 0, 8) == 0
+                    ? png_decode(data, bytes, path, max_pixels, key, image, text, fault)
+                    : fault_raise(fault, EXIT_CODE_INPUT, "%s: not a PNG", path);
+    free(data);
     return good;
 }
 

@@ -39,6 +39,10 @@ struct image_text {
     const char *text;
 };
 
+/* Reads a PNG and the text that it has under `key`, "" if none; the caller frees it. */
+bool image_read_png(const char *path, int64_t max_pixels, const char *key, struct image *image, char **text,
+                    struct fault *fault);
+
 /* Writes an 8-bit RGB PNG, whole or not at all. rgb: [height, width, 3]. */
 bool image_write_png(const char *path, int height, int width, const uint8_t *rgb,
                      const struct image_text *text, int texts, struct fault *fault);

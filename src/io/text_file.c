@@ -9,12 +9,14 @@
 
 bool text_file_read(const char *path, size_t max_bytes, char **text, struct fault *fault)
 {
-    FILE *file = fopen(path, "rb");
+    bool standard_input = strcmp(path, "-") == 0;
+    FILE *file = standard_input ? stdin : fopen(path, "rb");
+    if (standard_input) path = "standard input";
     if (!file) return fault_raise(fault, EXIT_CODE_INPUT, "%s: cannot be opened: %s", path, strerror(errno));
     char *buffer = check_malloc(max_bytes + 1);
     size_t bytes = fread(buffer, 1, max_bytes + 1, file);
     bool broken = ferror(file) != 0;
-    fclose(file);
+    if (!standard_input) fclose(file);
     bool ok = false;
     if (broken)
         fault_raise(fault, EXIT_CODE_INPUT, "%s: cannot be read: %s", path, strerror(errno));

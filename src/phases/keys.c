@@ -13,6 +13,7 @@ enum key_type {
     KEY_DOUBLE,  /* double */
     KEY_ENUM,    /* an enum; `allowed` lists the names in its order */
     KEY_PATH,    /* char *, relative to the working directory */
+    KEY_TEXT,    /* char *, any text */
     KEY_FILE,    /* char *, a file of the chain: a name without '/' lies in run.folder */
     KEY_INTS,    /* struct integer_list */
     KEY_STRINGS, /* struct string_list */
@@ -34,12 +35,13 @@ struct key {
 #define PRETRAIN(member) [PHASE_PRETRAIN] = AT(pretrain, member)
 #define PRUNE(member) [PHASE_PRUNE] = AT(prune, member)
 #define ASSIGN(member) [PHASE_ASSIGN] = AT(assign, member)
+#define SAMPLE(member) [PHASE_SAMPLE] = AT(sample, member)
 #define EVALUATE(member) [PHASE_EVALUATE] = AT(evaluate, member)
 #define BENCH(member) [PHASE_BENCH] = AT(bench, member)
 #define VERIFY(member) [PHASE_VERIFY] = AT(verify, member)
 #define EVERY(member)                                                                                        \
-    PREPARE(member), PRETRAIN(member), PRUNE(member), ASSIGN(member), EVALUATE(member), BENCH(member),       \
-        VERIFY(member)
+    PREPARE(member), PRETRAIN(member), PRUNE(member), ASSIGN(member), SAMPLE(member), EVALUATE(member),      \
+        BENCH(member), VERIFY(member)
 
 _Static_assert(sizeof(enum precision) == sizeof(int), "fields of KEY_ENUM are filled as int");
 
@@ -49,7 +51,7 @@ static const struct key keys[] = {
     {"run.seed", KEY_INT, "1", "[0, 9223372036854775807]", NULL,
      "seed of all random numbers", {EVERY(run.seed)}},
     {"run.folder", KEY_PATH, "\"run\"", NULL, NULL,
-     "folder of the run: its files, checkpoints and logs; a file named stop in it ends prepare, pretrain, prune and evaluate with a checkpoint", {EVERY(run.folder)}},
+     "folder of the run: its files, checkpoints and logs; a file named stop in it ends prepare, pretrain, prune, sample and evaluate, to go on later", {EVERY(run.folder)}},
     {"run.threads", KEY_INT, "0", "[0, 4096]", NULL,
      "threads of each rank; 0: as OMP_NUM_THREADS says, else the cores of the rank", {EVERY(run.threads)}},
     {"run.log", KEY_ENUM, "\"normal\"", "quiet, normal, verbose", NULL,
@@ -57,7 +59,7 @@ static const struct key keys[] = {
     {"run.log_all_ranks", KEY_BOOL, "false", NULL, NULL,
      "every rank prints, not rank 0 alone (--log-all-ranks)", {EVERY(run.log_all_ranks)}},
     {"run.wall_clock_limit", KEY_DOUBLE, "0", "[0, inf)", "s",
-     "end with a checkpoint and exit code 75 after this time; 0: no limit", {PREPARE(run.wall_clock_limit), PRETRAIN(run.wall_clock_limit), PRUNE(run.wall_clock_limit), EVALUATE(run.wall_clock_limit)}},
+     "end with a checkpoint and exit code 75 after this time; 0: no limit", {PREPARE(run.wall_clock_limit), PRETRAIN(run.wall_clock_limit), PRUNE(run.wall_clock_limit), SAMPLE(run.wall_clock_limit), EVALUATE(run.wall_clock_limit)}},
     {"run.backend", KEY_ENUM, "\"cpu\"", "cpu", NULL,
      "what computes", {EVERY(run.backend)}},
     {"run.precision", KEY_ENUM, "\"auto\"", "fp32, bf16, auto", NULL,
@@ -67,17 +69,17 @@ static const struct key keys[] = {
 
     // ---- files of the chain
     {"files.data", KEY_FILE, "\"data.h5\"", NULL, NULL,
-     "pictures or latents, captions, text states; written by prepare", {PREPARE(data_file), PRETRAIN(data_file), PRUNE(data_file), ASSIGN(data_file), EVALUATE(data_file)}},
+     "pictures or latents, captions, text states; written by prepare", {PREPARE(data_file), PRETRAIN(data_file), PRUNE(data_file), ASSIGN(data_file), SAMPLE(data_file), EVALUATE(data_file)}},
     {"files.teacher", KEY_FILE, "\"teacher.h5\"", NULL, NULL,
-     "the full UNet; written by pretrain", {PRETRAIN(teacher_file), PRUNE(teacher_file), EVALUATE(teacher_file), BENCH(teacher_file)}},
+     "the full UNet; written by pretrain", {PRETRAIN(teacher_file), PRUNE(teacher_file), SAMPLE(teacher_file), EVALUATE(teacher_file), BENCH(teacher_file)}},
     {"files.router", KEY_FILE, "\"router.h5\"", NULL, NULL,
-     "predictor, codes, one mask for each expert; written by prune", {PRUNE(router_file), ASSIGN(router_file), EVALUATE(router_file), BENCH(router_file)}},
+     "predictor, codes, one mask for each expert; written by prune", {PRUNE(router_file), ASSIGN(router_file), SAMPLE(router_file), EVALUATE(router_file), BENCH(router_file)}},
     {"files.assignment", KEY_FILE, "\"assignment.h5\"", NULL, NULL,
      "the expert of every prompt; written by assign", {ASSIGN(assignment_file), EVALUATE(assignment_file)}},
     {"files.expert", KEY_FILE, "\"expert\"", NULL, NULL,
-     "the experts, expert_00.h5 and so on: what stands before the number; written by finetune", {EVALUATE(expert_file)}},
+     "the experts, expert_00.h5 and so on: what stands before the number; written by finetune", {SAMPLE(expert_file), EVALUATE(expert_file)}},
     {"files.samples", KEY_FILE, "\"samples.h5\"", NULL, NULL,
-     "generated pictures; written by sample", {EVALUATE(samples_file)}},
+     "the sampled pictures; written by sample", {SAMPLE(samples_file), EVALUATE(samples_file)}},
     {"files.clip", KEY_FILE, "\"clip.h5\"", NULL, NULL,
      "the metric network; written by pretrain where pretrain.model is clip", {PRETRAIN(clip_file), EVALUATE(clip_file)}},
     {"files.metrics", KEY_FILE, "\"metrics.h5\"", NULL, NULL,
@@ -90,10 +92,10 @@ static const struct key keys[] = {
     // ---- prepare
     {"data.source", KEY_PATH, NULL, NULL, NULL,
      "pictures and captions: an index (.csv, .tsv, .jsonl), a folder that holds one, or a .tar", {PREPARE(source)}},
-    {"data.sentence_encoder", KEY_PATH, NULL, NULL, NULL,
-     "folder of the sentence-transformers model that encodes the captions", {PREPARE(sentence_encoder)}},
+    {"data.sentence_encoder", KEY_PATH, "\"\"", NULL, NULL,
+     "folder of the sentence-transformers model that encodes the captions; sample needs it for prompts that are text", {PREPARE(sentence_encoder), SAMPLE(sentence_encoder)}},
     {"data.normalize_embedding", KEY_BOOL, "false", NULL, NULL,
-     "apply the Normalize module that the encoder's folder may have to its sentence embeddings", {PREPARE(normalize_embedding)}},
+     "apply the Normalize module that the encoder's folder may have to its sentence embeddings", {PREPARE(normalize_embedding), SAMPLE(normalize_embedding)}},
     {"data.image_size", KEY_INT, "256", "[8, 4096]", "pixels",
      "height and width that pictures are cropped and scaled to", {PREPARE(image_size)}},
     {"data.latent", KEY_ENUM, "\"haar\"", "pixel, haar", NULL,
@@ -103,7 +105,7 @@ static const struct key keys[] = {
     {"data.validation_fraction", KEY_DOUBLE, "0.1", "[0, 1)", NULL,
      "part of the captions that is held out", {PREPARE(validation_fraction)}},
     {"data.max_tokens", KEY_INT, "77", "[2, 512]", NULL,
-     "tokens kept of a caption", {PREPARE(max_tokens)}},
+     "tokens kept of a caption", {PREPARE(max_tokens), SAMPLE(max_tokens)}},
     {"data.text_batch", KEY_INT, "64", "[1, 65536]", NULL,
      "captions that are encoded at a time", {PREPARE(text_batch)}},
     {"data.shard_size", KEY_INT, "10000", "[1, 10000000]", NULL,
@@ -247,6 +249,38 @@ static const struct key keys[] = {
     {"assign.macs_resolutions", KEY_INTS, "[96]", "[1, 4096]", "latents",
      "sizes at which the experts' MACs are printed, beside the one of the budget", {ASSIGN(macs_resolutions)}},
 
+    // ---- sample
+    {"sample.model", KEY_ENUM, "\"routed\"", "routed, teacher, expert", NULL,
+     "what samples: the expert that the router sends each prompt to, the teacher, or one expert for every prompt", {SAMPLE(model)}},
+    {"sample.expert", KEY_INT, "0", "[0, 4095]", NULL,
+     "the one expert of sample.model = expert", {SAMPLE(expert)}},
+    {"sample.experts", KEY_ENUM, "\"finetuned\"", "finetuned, sliced", NULL,
+     "experts as finetune wrote them, or cut out of the teacher and not trained", {SAMPLE(experts)}},
+    {"sample.split", KEY_TEXT, "\"\"", NULL, NULL,
+     "take the prompts from this split of files.data: train or validation", {SAMPLE(split)}},
+    {"sample.prompts", KEY_PATH, "\"\"", NULL, NULL,
+     "take the prompts from a text file, one a line, UTF-8; -: from standard input", {SAMPLE(prompts)}},
+    {"sample.prompt_list", KEY_STRINGS, "[]", NULL, NULL,
+     "the prompts themselves", {SAMPLE(prompt_list)}},
+    {"sample.limit", KEY_INT, "0", "[0, inf)", NULL,
+     "the first so many prompts alone; 0: all", {SAMPLE(limit)}},
+    {"sample.images", KEY_INT, "1", "[1, 100000]", NULL,
+     "pictures of each prompt", {SAMPLE(images)}},
+    {"sample.sampler", KEY_ENUM, "\"pndm\"", "pndm, ddim, dpmpp", NULL,
+     "PNDM in its PLMS form, DDIM, or DPM-Solver++ (2M)", {SAMPLE(sampler)}},
+    {"sample.steps", KEY_INT, "25", "[1, 999]", NULL,
+     "of the sampler; pndm calls the UNet once more", {SAMPLE(steps)}},
+    {"sample.guidance", KEY_DOUBLE, "7.5", "[0, 100]", NULL,
+     "classifier-free guidance; 1: none", {SAMPLE(guidance)}},
+    {"sample.negative_prompt", KEY_TEXT, "\"\"", NULL, NULL,
+     "what guidance leads away from; empty: the empty prompt", {SAMPLE(negative_prompt)}},
+    {"sample.height", KEY_INT, "0", "[0, 16384]", "latents",
+     "of a picture; 0: that of the training", {SAMPLE(height)}},
+    {"sample.width", KEY_INT, "0", "[0, 16384]", "latents",
+     "of a picture; 0: that of the training", {SAMPLE(width)}},
+    {"sample.batch", KEY_INT, "16", "[1, 65536]", NULL,
+     "pictures that a rank makes before files are written and requests to stop are heard; changes no picture", {SAMPLE(batch)}},
+
     // ---- evaluate
     {"evaluate.split", KEY_ENUM, "\"validation\"", "validation, train", NULL,
      "split whose items are evaluated; the samples must be of it", {EVALUATE(split)}},
@@ -305,9 +339,11 @@ static const struct {
     bool stops;  /* with a checkpoint when asked to */
 } phases[PHASES] = {
     [PHASE_PREPARE] = {"prepare", "pictures and captions into data.h5", true, true},
-    [PHASE_PRETRAIN] = {"pretrain", "train a UNet from scratch: the teacher; or the metric network", true, true},
+    [PHASE_PRETRAIN] = {"pretrain", "train a UNet from scratch: the teacher; or the metric network", true,
+                        true},
     [PHASE_PRUNE] = {"prune", "learn the prompt router and the experts' architectures", true, true},
     [PHASE_ASSIGN] = {"assign", "route every prompt to its expert", true, false},
+    [PHASE_SAMPLE] = {"sample", "pictures of prompts, by the routed experts or the teacher", true, true},
     [PHASE_EVALUATE] = {"evaluate", "quality of the experts' pictures and predictions, and their cost", true,
                         true},
     [PHASE_BENCH] = {"bench", "parameters, MACs, time and memory of the teacher and its experts", true,
@@ -345,10 +381,9 @@ enum phase_id phase_find(const char *name)
 static const char *type_text(enum key_type type)
 {
     static const char *const names[] = {
-        [KEY_BOOL] = "true or false",      [KEY_INT] = "an integer",
-        [KEY_DOUBLE] = "a number",         [KEY_ENUM] = "a string",
-        [KEY_PATH] = "a string",           [KEY_FILE] = "a string",
-        [KEY_INTS] = "a list of integers", [KEY_STRINGS] = "a list of strings",
+        [KEY_BOOL] = "true or false", [KEY_INT] = "an integer",          [KEY_DOUBLE] = "a number",
+        [KEY_ENUM] = "a string",      [KEY_PATH] = "a string",           [KEY_TEXT] = "a string",
+        [KEY_FILE] = "a string",      [KEY_INTS] = "a list of integers", [KEY_STRINGS] = "a list of strings",
     };
     return names[type];
 }
@@ -508,6 +543,7 @@ static bool has_type(const struct deck_value *value, enum key_type type)
         return value->type == DECK_DOUBLE || value->type == DECK_INT;
     case KEY_ENUM:
     case KEY_PATH:
+    case KEY_TEXT:
     case KEY_FILE:
         return value->type == DECK_STRING;
     case KEY_INTS:
@@ -550,6 +586,7 @@ static bool check_value(struct entry entry, struct fault *fault)
     case KEY_FILE:
         return *value->text || may_be_empty(entry.key) || refuse(entry, "must not be empty", "", fault);
     case KEY_BOOL:
+    case KEY_TEXT:
     case KEY_STRINGS:
         return true;
     }
@@ -585,6 +622,7 @@ static void store(struct entry entry, const char *folder, void *field)
         *(int *)field = choice_index(value->text, entry.key->allowed);
         return;
     case KEY_PATH:
+    case KEY_TEXT:
         *(char **)field = check_strdup(value->text);
         return;
     case KEY_FILE:
@@ -616,7 +654,7 @@ void keys_free(enum phase_id phase, union phase_cfg *cfg)
     for (int i = 0; i < KEYS; i++) {
         if (!keys[i].at[phase]) continue;
         void *field = field_of(&keys[i], phase, cfg);
-        if (keys[i].type == KEY_PATH || keys[i].type == KEY_FILE) {
+        if (keys[i].type == KEY_PATH || keys[i].type == KEY_TEXT || keys[i].type == KEY_FILE) {
             free(*(char **)field);
         } else if (keys[i].type == KEY_INTS) {
             free(((struct integer_list *)field)->value);
@@ -705,20 +743,51 @@ static bool pretrain_rules(const struct deck *deck, const struct pretrain_cfg *c
            rule_not_empty(deck, "pretrain.sample_prompts", cfg->sample_prompts.count, fault);
 }
 
+static bool prepare_rules(const struct deck *deck, const struct prepare_cfg *cfg, struct fault *fault)
+{
+    if (!*cfg->sentence_encoder)
+        return rule_broken(deck, "data.sentence_encoder", fault,
+                           "the key data.sentence_encoder is missing: %s",
+                           key_find("data.sentence_encoder")->help);
+    if (cfg->latent != LATENT_HAAR || cfg->image_size % 2 == 0) return true;
+    return rule_broken(deck, "data.image_size", fault,
+                       "data.image_size is %lld, must be even for Haar latents", (long long)cfg->image_size);
+}
+
+static bool sample_rules(const struct deck *deck, const struct sample_cfg *cfg, struct fault *fault)
+{
+    bool split = *cfg->split, file = *cfg->prompts, list = cfg->prompt_list.count > 0;
+    if (split + file + list != 1)
+        return rule_broken(
+            deck, split ? "sample.split" : "sample.prompts", fault,
+            "%s of sample.split, sample.prompts and sample.prompt_list %s the prompts: exactly "
+            "one must",
+            split + file + list ? "more than one" : "none", split + file + list ? "give" : "gives");
+    if (split && strcmp(cfg->split, "train") != 0 && strcmp(cfg->split, "validation") != 0)
+        return rule_broken(deck, "sample.split", fault,
+                           "sample.split is \"%.100s\", allowed: train, validation", cfg->split);
+    if (!*cfg->sentence_encoder && (!split || *cfg->negative_prompt))
+        return rule_broken(deck, split ? "sample.negative_prompt" : "sample.prompts", fault,
+                           "%s is text, which data.sentence_encoder must encode: name its folder",
+                           split ? "sample.negative_prompt" : "the prompts' source");
+    if (cfg->steps <= sampler_most_steps(cfg->sampler)) return true;
+    return rule_broken(deck, "sample.steps", fault, "sample.steps is %lld, this sampler takes at most %d",
+                       (long long)cfg->steps, sampler_most_steps(cfg->sampler));
+}
+
 /* Rules between keys. */
 static bool check_rules(const struct deck *deck, enum phase_id phase, const union phase_cfg *cfg,
                         struct fault *fault)
 {
     switch (phase) {
     case PHASE_PREPARE:
-        if (cfg->prepare.latent != LATENT_HAAR || cfg->prepare.image_size % 2 == 0) return true;
-        return rule_broken(deck, "data.image_size", fault,
-                           "data.image_size is %lld, must be even for Haar latents",
-                           (long long)cfg->prepare.image_size);
+        return prepare_rules(deck, &cfg->prepare, fault);
     case PHASE_PRETRAIN:
         return pretrain_rules(deck, &cfg->pretrain, fault);
     case PHASE_PRUNE:
         return prune_rules(deck, &cfg->prune, fault);
+    case PHASE_SAMPLE:
+        return sample_rules(deck, &cfg->sample, fault);
     case PHASE_EVALUATE:
         return rule_not_empty(deck, "evaluate.timesteps", cfg->evaluate.timesteps.count, fault);
     case PHASE_BENCH:

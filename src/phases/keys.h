@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "diffusion/latent.h"
 #include "diffusion/noise_schedule.h"
+#include "diffusion/sampler.h"
 #include "io/deck.h"
 #include "router/normal_form.h"
 #include "router/resource.h"
@@ -23,6 +24,7 @@ enum phase_id {
     PHASE_PRETRAIN,
     PHASE_PRUNE,
     PHASE_ASSIGN,
+    PHASE_SAMPLE,
     PHASE_EVALUATE,
     PHASE_BENCH,
     PHASE_VERIFY,
@@ -45,6 +47,7 @@ enum evaluate_split { EVALUATE_VALIDATION, EVALUATE_TRAIN };
 enum expert_source { EXPERTS_FINETUNED, EXPERTS_SLICED };
 enum pretrain_model { PRETRAIN_UNET, PRETRAIN_CLIP };
 enum codes_init { CODES_INIT_ORTHOGONAL, CODES_INIT_KMEANS };
+enum sample_model { SAMPLE_ROUTED, SAMPLE_TEACHER, SAMPLE_EXPERT };
 
 /* Strings and lists of all structs belong to them; no string is NULL ("" is "none"). Paths are ready to open:
  * names of the chain's files (files.*) are already put into run.folder. */
@@ -145,6 +148,30 @@ struct assign_cfg {
     struct integer_list macs_resolutions; /* latents that the ratio is also printed at */
 };
 
+struct sample_cfg {
+    struct run_cfg run;
+    char *data_file, *teacher_file, *router_file, *expert_file; /* read, as far as they are needed */
+    char *samples_file;                                         /* written */
+    enum sample_model model;
+    int64_t expert; /* SAMPLE_EXPERT: which one */
+    enum expert_source experts;
+    /* the prompts: exactly one of these is given */
+    char *split;   /* "train", "validation" or "" */
+    char *prompts; /* a text file, "-": standard input, "": none */
+    struct string_list prompt_list;
+    int64_t limit;  /* prompts, 0: all */
+    int64_t images; /* of each prompt */
+    enum sampler_kind sampler;
+    int64_t steps;
+    double guidance;
+    char *negative_prompt;  /* "": the empty prompt */
+    int64_t height, width;  /* latents; 0: those of the training */
+    int64_t batch;          /* images that a rank has in hand */
+    char *sentence_encoder; /* folder; "": none */
+    bool normalize_embedding;
+    int64_t max_tokens; /* of a prompt that is text */
+};
+
 struct evaluate_cfg {
     struct run_cfg run;
     char *data_file, *teacher_file, *router_file, *assignment_file, *samples_file, *clip_file; /* read */
@@ -191,6 +218,7 @@ union phase_cfg {
     struct pretrain_cfg pretrain;
     struct prune_cfg prune;
     struct assign_cfg assign;
+    struct sample_cfg sample;
     struct evaluate_cfg evaluate;
     struct bench_cfg bench;
     struct verify_cfg verify;

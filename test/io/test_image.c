@@ -182,6 +182,19 @@ static void png_is_written_whole_with_text(void **state)
     assert_memory_equal(image.rgb, rgb, sizeof rgb);
     image_free(&image);
 
+    char *stored;
+    GOOD(image_read_png(path, 35, "prompt", &image, &stored, &fault));
+    assert_memory_equal(image.rgb, rgb, sizeof rgb);
+    assert_string_equal(stored, text[0].text);
+    image_free(&image);
+    free(stored);
+    GOOD(image_read_png(path, 35, "pro", &image, &stored, &fault));
+    assert_string_equal(stored, "");
+    image_free(&image);
+    free(stored);
+    FAILS(image_read_png("test/run.sh", 1 << 20, "prompt", &image, &stored, &fault),
+          EXIT_CODE_INPUT, "not a PNG");
+
     png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, NULL, NULL, NULL);
     png_infop info = png_create_info_struct(png);
     FILE *stream = fopen(path, "rb");

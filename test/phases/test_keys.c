@@ -19,6 +19,7 @@ static const char *const required[PHASES] = {
     [PHASE_PRETRAIN] = "pretrain: { unet = \"unet.json\"; };",
     [PHASE_PRUNE] = "",
     [PHASE_ASSIGN] = "",
+    [PHASE_SAMPLE] = "sample: { split = \"validation\"; };",
     [PHASE_EVALUATE] = "",
     [PHASE_BENCH] = "",
     [PHASE_VERIFY] = "verify: { reference = \"case.h5\"; };",
@@ -200,13 +201,16 @@ static void refused(void **state)
     static const struct {
         const char *text, *message;
     } cases[] = {
-        {"", "the deck is empty: the key phase is missing, one of: prepare, pretrain, prune, assign, evaluate, bench, "
-             "verify"},
+        {"", "the deck is empty: the key phase is missing, one of: prepare, pretrain, prune, assign, sample, "
+             "evaluate, bench, verify"},
         {"run: {\n seed = 1; };",
-         "t.cfg:2: the key phase is missing, one of: prepare, pretrain, prune, assign, evaluate, bench, verify"},
+         "t.cfg:2: the key phase is missing, one of: prepare, pretrain, prune, assign, sample, evaluate, "
+         "bench, verify"},
         {"phase = \"prun\";",
-         "t.cfg:1: phase is \"prun\", allowed: prepare, pretrain, prune, assign, evaluate, bench, verify"},
-        {"phase = 3;", "t.cfg:1: phase is 3, allowed: prepare, pretrain, prune, assign, evaluate, bench, verify"},
+         "t.cfg:1: phase is \"prun\", allowed: prepare, pretrain, prune, assign, sample, evaluate, "
+         "bench, verify"},
+        {"phase = 3;", "t.cfg:1: phase is 3, allowed: prepare, pretrain, prune, assign, sample, evaluate, "
+                       "bench, verify"},
         {"phase = \"prune\";\nprune: {\n stepz = 3; };",
          "t.cfg:3: unknown key prune.stepz; did you mean prune.steps? (aptp --help prune lists all)"},
         {"phase = \"prune\"; prune: { gamma = 0.4; };",
@@ -221,7 +225,7 @@ static void refused(void **state)
          "t.cfg:1: key pretrain.steps is not one of phase prune; it belongs to pretrain"},
         {"phase = \"verify\"; files: { data = \"x\"; };",
          "t.cfg:1: key files.data is not one of phase verify; it belongs to prepare, pretrain, prune, "
-         "assign, evaluate"},
+         "assign, sample, evaluate"},
         {"phase = \"prune\"; prune: { steps = 2.5; };", "t.cfg:1: prune.steps is 2.5, must be an integer"},
         {"phase = \"prune\"; prune: { steps = \"many\"; };",
          "t.cfg:1: prune.steps is \"many\", must be an integer"},

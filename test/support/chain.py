@@ -68,6 +68,10 @@ router: { experts = 3; ff_entries = 4; };
     "assign": """
 assign: { batch = 8; macs_resolutions = [16]; };
 """,
+    "sample": """
+data: { sentence_encoder = "%s"; max_tokens = 12; };
+sample: { experts = "sliced"; split = "validation"; images = 2; steps = 3; guidance = 3.0; batch = 4; };
+""" % (REPOSITORY / "test/fixtures/bert_small"),
     "evaluate": """
 evaluate: {
     experts = "sliced"; timesteps = [100, 500, 900]; batch = 3; bootstrap = 20; half_samples = 5; timing_batch = 1;
