@@ -74,6 +74,8 @@ static bool check_files(const struct evaluate_cfg *cfg, struct fault *fault)
         {cfg->assignment_file, "assign", "", true},
         {cfg->teacher_file, "pretrain", "", cfg->teacher || cfg->experts == EXPERTS_SLICED},
         {cfg->samples_file, "sample", ", or set evaluate.pictures = false", cfg->pictures},
+        {cfg->teacher_samples_file, "sample with sample.model = \"teacher\"",
+         ", or set evaluate.teacher_pictures = false", cfg->pictures && cfg->teacher_pictures},
         {cfg->clip_file, "pretrain with pretrain.model = \"clip\"", ", or set evaluate.pictures = false",
          cfg->pictures},
     };

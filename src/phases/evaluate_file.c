@@ -147,7 +147,9 @@ static int list_parents(const struct evaluating *evaluating, char (*names)[NAME_
     if (evaluating->cfg->teacher || evaluating->cfg->experts == EXPERTS_SLICED)
         parent[count++] = (struct h5_parent){"teacher.h5", evaluating->routing.teacher_id};
     if (evaluating->cfg->pictures) {
-        parent[count++] = (struct h5_parent){"samples.h5", evaluating->samples_id};
+        parent[count++] = (struct h5_parent){"samples.h5", evaluating->samples_id[0]};
+        if (evaluating->cfg->teacher_pictures)
+            parent[count++] = (struct h5_parent){"teacher_samples.h5", evaluating->samples_id[1]};
         parent[count++] = (struct h5_parent){"clip.h5", evaluating->clip_id};
     }
     for (int64_t k = 0; k < evaluating->K; k++) {
@@ -163,7 +165,7 @@ bool evaluate_write(const struct evaluating *evaluating, struct fault *fault)
 {
     const struct run *run = evaluating->run;
     if (comm_rank(run->comm) == 0) {
-        enum { OTHER_PARENTS = 6 };
+        enum { OTHER_PARENTS = 7 };
         char(*names)[NAME_SIZE] = check_malloc((size_t)evaluating->K * sizeof *names);
         struct h5_parent *parent = check_malloc((size_t)(OTHER_PARENTS + evaluating->K) * sizeof *parent);
         int parents = list_parents(evaluating, names, parent);

@@ -70,8 +70,9 @@ struct evaluating {
 
     /* per item of the split, [N, T]: squared errors, mean over the latent's elements; owned */
     double *loss, *distill_out, *teacher_loss;
-    char *expert_ids; /* [K, SHA256_HEX_SIZE] content ids of the experts' files; owned */
-    char samples_id[SHA256_HEX_SIZE], clip_id[SHA256_HEX_SIZE];
+    char *expert_ids;                    /* [K, SHA256_HEX_SIZE] content ids of the experts' files; owned */
+    char samples_id[2][SHA256_HEX_SIZE]; /* of the samples, and of the teacher's */
+    char clip_id[SHA256_HEX_SIZE];
 };
 
 const char *evaluate_split_name(enum evaluate_split split); /* "validation" */

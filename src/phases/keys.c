@@ -82,6 +82,8 @@ static const struct key keys[] = {
      "the sampled pictures; written by sample", {SAMPLE(samples_file), EVALUATE(samples_file)}},
     {"files.clip", KEY_FILE, "\"clip.h5\"", NULL, NULL,
      "the metric network; written by pretrain where pretrain.model is clip", {PRETRAIN(clip_file), EVALUATE(clip_file)}},
+    {"files.teacher_samples", KEY_FILE, "\"teacher_samples.h5\"", NULL, NULL,
+     "the same prompts sampled by the teacher; written by sample with sample.model = teacher and this name as files.samples", {EVALUATE(teacher_samples_file)}},
     {"files.metrics", KEY_FILE, "\"metrics.h5\"", NULL, NULL,
      "quality and cost of the experts; written by evaluate", {EVALUATE(metrics_file)}},
     {"files.evaluate_cache", KEY_FILE, "\"evaluate_cache\"", NULL, NULL,
@@ -290,6 +292,8 @@ static const struct key keys[] = {
      "Frechet distance, CMMD and CLIP score of files.samples by files.clip; false: neither is read", {EVALUATE(pictures)}},
     {"evaluate.teacher", KEY_BOOL, "true", NULL, NULL,
      "evaluate the teacher too, and the experts' distance to it", {EVALUATE(teacher)}},
+    {"evaluate.teacher_pictures", KEY_BOOL, "false", NULL, NULL,
+     "the teacher's pictures too, of files.teacher_samples", {EVALUATE(teacher_pictures)}},
     {"evaluate.timesteps", KEY_INTS, "[50, 150, 250, 350, 450, 550, 650, 750, 850, 950]", "[0, 999]", NULL,
      "timesteps of the denoising loss", {EVALUATE(timesteps)}},
     {"evaluate.batch", KEY_INT, "32", "[1, 65536]", NULL,
@@ -729,6 +733,14 @@ static bool prune_rules(const struct deck *deck, const struct prune_cfg *cfg, st
     return true;
 }
 
+static bool evaluate_rules(const struct deck *deck, const struct evaluate_cfg *cfg, struct fault *fault)
+{
+    if (cfg->teacher_pictures && !(cfg->teacher && cfg->pictures))
+        return rule_broken(deck, "evaluate.teacher_pictures", fault,
+                           "evaluate.teacher_pictures needs evaluate.teacher and evaluate.pictures");
+    return rule_not_empty(deck, "evaluate.timesteps", cfg->timesteps.count, fault);
+}
+
 static bool pretrain_rules(const struct deck *deck, const struct pretrain_cfg *cfg, struct fault *fault)
 {
     bool clip = cfg->model == PRETRAIN_CLIP;
@@ -789,7 +801,7 @@ static bool check_rules(const struct deck *deck, enum phase_id phase, const unio
     case PHASE_SAMPLE:
         return sample_rules(deck, &cfg->sample, fault);
     case PHASE_EVALUATE:
-        return rule_not_empty(deck, "evaluate.timesteps", cfg->evaluate.timesteps.count, fault);
+        return evaluate_rules(deck, &cfg->evaluate, fault);
     case PHASE_BENCH:
         return rule_not_empty(deck, "bench.resolutions", cfg->bench.resolutions.count, fault) &&
                rule_not_empty(deck, "bench.batch_sizes", cfg->bench.batch_sizes.count, fault);

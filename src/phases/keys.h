@@ -175,14 +175,16 @@ struct sample_cfg {
 struct evaluate_cfg {
     struct run_cfg run;
     char *data_file, *teacher_file, *router_file, *assignment_file, *samples_file, *clip_file; /* read */
-    char *expert_file;  /* read: prefix of their names */
-    char *cache_file;   /* read and written: prefix of their names */
-    char *metrics_file; /* written */
+    char *teacher_samples_file; /* read, if teacher_pictures */
+    char *expert_file;          /* read: prefix of their names */
+    char *cache_file;           /* read and written: prefix of their names */
+    char *metrics_file;         /* written */
     enum evaluate_split split;
     enum expert_source experts;
-    bool pictures; /* samples.h5 and clip.h5 are there */
-    bool teacher;  /* the teacher too, and the experts' distance to it */
-    int64_t batch; /* items denoised at a time */
+    bool pictures;         /* samples.h5 and clip.h5 are there */
+    bool teacher;          /* the teacher too, and the experts' distance to it */
+    bool teacher_pictures; /* its pictures too */
+    int64_t batch;         /* items denoised at a time */
     struct integer_list timesteps;
     int64_t bootstrap, half_samples; /* replicates of means, and of distances (0: no intervals) */
     int64_t timing_batch;            /* pictures, 0: no time is measured */

@@ -133,7 +133,7 @@ bool row_cache_fill(struct run *run, const struct run_cfg *cfg, const struct row
     int64_t rows;
     if (cache->rows == 0) return true;
     if (!read_file(run, cache, values, &rows, fault)) return false;
-    log_info(run->log, "%s: %lld of %lld rows are computed, the others are in %s", cache->what,
-             (long long)(cache->rows - rows), (long long)cache->rows, cache->path);
+    log_info(run->log, "%s: %lld rows to compute, %lld are in %s", cache->what,
+             (long long)(cache->rows - rows), (long long)rows, cache->path);
     return rows == cache->rows || compute_rows(run, cfg, cache, rows, values, fault);
 }

@@ -21,7 +21,7 @@ from chain import SIZE, Chain, Checks, differences  # noqa: E402
 
 INPUT_FAULT, STOPPED = 3, 75
 TIMED = "seconds_per_image", "settings/timing_batch"
-QUIET = {"evaluate.split": "train", "evaluate.timing_batch": 0}  # settings of most runs: 44 items, no time
+QUIET = {"evaluate.split": "train", "evaluate.timing_batch": 0, "evaluate.teacher_pictures": "true"}  # most runs: 44 items, no time
 # Frechet: of singular covariances the eigenvalues that should be 0 are 1e-16 of the largest here, their roots 1e-8; the program
 # takes those roots otherwise. CMMD: k is next to 1, so that the plain loops lose digits: 1000 x 1e-16 x some. Means: rounding.
 LIMITS = {"frechet": 1e-6, "cmmd": 1e-9, "clip_score": 1e-10, "mean": 1e-12}
@@ -100,11 +100,12 @@ class Trial:
         noise = numpy.random.default_rng(3).integers(-60, 60, real.shape)
         noisy = numpy.clip(real + noise, 0, 255).astype("u1")
         count = len(assigned)
-        self.expert = numpy.concatenate([assigned, assigned, numpy.full(count, -1)])
-        self.item = numpy.tile(numpy.arange(count), 3)
-        self.pixels = numpy.concatenate([real, noisy, noisy[:, ::-1]])
         self.assigned, self.count = assigned, count
-        write_samples(self.chain, "samples.h5", "train", self.expert, self.item, self.pixels)
+        self.samples = {"split": "train", "expert": numpy.tile(assigned, 2), "item": numpy.tile(numpy.arange(count), 2),
+                        "pixels": numpy.concatenate([real, noisy])}
+        self.teachers = {"split": "train", "expert": numpy.full(count, -1), "item": numpy.arange(count), "pixels": noisy[:, ::-1]}
+        write_samples(self.chain, "samples.h5", **self.samples)
+        write_samples(self.chain, "teacher_samples.h5", **self.teachers)
 
     def caches(self):
         return sorted(self.chain.folder.glob("evaluate_cache_*.h5"))
@@ -121,7 +122,7 @@ class Trial:
 
     def computed(self, said):
         """Rows that were computed, by cache."""
-        lines = [line.removeprefix("aptp: ") for line in said.splitlines() if " rows are computed" in line]
+        lines = [line.removeprefix("aptp: ") for line in said.splitlines() if " rows to compute" in line]
         return {line.rsplit(": ", 1)[0]: int(line.rsplit(": ", 1)[1].split()[0]) for line in lines}
 
     # ---- numbers
@@ -140,19 +141,22 @@ class Trial:
         self.checks.that(numpy.allclose(real[:, width:], texts, rtol=0, atol=1e-6 * abs(texts).max()), "text features are not W z")
 
     def pictures_are_numpys(self):
-        real, made = (read(self.chain.path(f"evaluate_cache_{name}.h5"), "values").astype(float) for name in ("real", "samples"))
+        real, by_experts, by_teacher = (read(self.chain.path(f"evaluate_cache_{name}.h5"), "values").astype(float)
+                                        for name in ("real", "samples", "teacher_samples"))
+        made, expert, item = (numpy.concatenate(pair) for pair in
+                              [(by_experts, by_teacher), *((self.samples[name], self.teachers[name]) for name in ("expert", "item"))])
         image, prompt = real[:, :made.shape[1]], real[:, made.shape[1]:]
         names = [name.decode() for name in read(self.metrics, "model")]
         self.checks.that(names == ["all", "expert 0", "expert 1", "expert 2", "teacher"], f"rows {names}")
-        groups = [self.expert >= 0, *(self.expert == k for k in range(3)), self.expert == -1]
+        groups = [expert >= 0, *(expert == k for k in range(3)), expert == -1]
         self.checks.that(read(self.metrics, "count").tolist() == [int(group.sum()) for group in groups], "counts of pictures")
         checked = 0
         for row, group in enumerate(groups):
             if group.sum() < 4:
                 continue
-            items = numpy.unique(self.item[group])
+            items = numpy.unique(item[group])
             for name, quantity in QUANTITIES.items():
-                other = prompt[self.item[group]] if name == "clip_score" else image[items]
+                other = prompt[item[group]] if name == "clip_score" else image[items]
                 self.near(f"{name} of {names[row]}", read(self.metrics, name)[row], quantity(made[group], other), LIMITS[name])
                 checked += 1
             score = read(self.metrics, "real/clip_score")[row]
@@ -238,7 +242,7 @@ class Trial:
                 file["values"], file["key"] = values, key
         rewrite(key, values[:3])
         said = self.evaluate()
-        self.checks.that(f": {rows - 3} of {rows} rows are computed" in said, f"a cut cache was not continued:\n{said}")
+        self.checks.that(f": {rows - 3} rows to compute, 3 are in" in said, f"a cut cache was not continued:\n{said}")
         self.expect_same("a cache that was cut short", kept)
         rewrite(numpy.array([key[0].replace(b"seed 7", b"seed 8")]), values + 1)
         said = self.evaluate()
@@ -251,13 +255,13 @@ class Trial:
 
     def new_samples_are_seen(self, kept):
         """Other pictures: their features are computed, the real ones' are not, and the numbers change."""
-        write_samples(self.chain, "samples.h5", "train", self.expert, self.item, 255 - self.pixels)
+        write_samples(self.chain, "samples.h5", **{**self.samples, "pixels": 255 - self.samples["pixels"]})
         computed = self.computed(self.evaluate())
-        self.checks.that(computed["features of generated pictures"] == len(self.expert), f"generated pictures: {computed}")
+        self.checks.that(computed["features of generated pictures"] == 2 * self.count, f"generated pictures: {computed}")
         self.checks.that(computed["features of real pictures and captions"] == 0, f"real pictures: {computed}")
         changed = {line.split(":")[0] for line in differences(kept, self.metrics)}
         self.checks.that("frechet" in changed and "denoising_loss" not in changed, f"changed: {changed}")
-        write_samples(self.chain, "samples.h5", "train", self.expert, self.item, self.pixels)
+        write_samples(self.chain, "samples.h5", **self.samples)
 
     def stop_and_go_on(self, kept):
         for path in self.caches():
@@ -273,7 +277,7 @@ class Trial:
     def cases_are_fixed(self):
         """An item's errors depend neither on the other timesteps nor, but for rounding, on the batch."""
         loss = read(self.metrics, "denoising/loss")
-        without = {"evaluate.pictures": "false"}
+        without = {"evaluate.pictures": "false", "evaluate.teacher_pictures": "false"}
         self.evaluate({**without, "evaluate.timesteps": "[500]"})
         self.checks.that(numpy.array_equal(read(self.metrics, "denoising/loss")[:, 0], loss[:, 1]), "other timesteps change a loss")
         self.evaluate({**without, "evaluate.batch": 7, "evaluate.teacher": "false"})
@@ -284,13 +288,12 @@ class Trial:
     # ---- rows without prompts, one expert, files that do not fit
 
     def empty_rows_are_nan(self):
-        """The held-out split has 4 items, which not every expert gets."""
-        assigned, pixels = read(self.chain.path("assignment.h5"), "validation/expert"), real_pixels(self.chain, "validation")
-        settings = {"evaluate.split": "validation"}
-        write_samples(self.chain, "samples.h5", "validation", assigned, numpy.arange(len(assigned)), pixels)
-        self.evaluate(settings)
+        """The held-out split has 4 items, which not every expert gets; two pictures of each by phase sample."""
+        self.chain.make("sample")
+        self.evaluate({"evaluate.split": "validation", "evaluate.teacher_pictures": "false"})
         counts = read(self.metrics, "prompts")
-        self.checks.that(0 in counts[1:4] and counts[0] == len(assigned), f"every expert has prompts: {counts}")
+        self.checks.that(0 in counts[1:4] and counts[0] == 4, f"every expert has prompts: {counts}")
+        self.checks.that(numpy.array_equal(read(self.metrics, "count")[:4], 2 * counts[:4]), "two pictures of each prompt")
         for name in "frechet", "cmmd", "clip_score", "denoising_loss", "distill_out":
             value, interval = read(self.metrics, name), read(self.metrics, f"{name}_interval")
             self.checks.that(numpy.isnan(value[1:4][counts[1:4] == 0]).all(), f"{name} of no prompts: {value}")
@@ -313,8 +316,7 @@ class Trial:
             self.checks.that(len(value) == 3 and value[0] == value[1] and numpy.isfinite(value[:2]).all(), f"one expert, {name}: {value}")
 
     def refuse(self, what, *messages, settings=None, **changes):
-        arguments = {"split": "train", "expert": self.expert, "item": self.item, "pixels": self.pixels, **changes}
-        write_samples(self.chain, "samples.h5", **arguments)
+        write_samples(self.chain, "samples.h5", **{**self.samples, **changes})
         result = self.chain.run("evaluate", settings={**QUIET, **(settings or {})})
         self.checks.that(result.returncode == INPUT_FAULT and all(message in result.stdout for message in messages),
                          f"{what}: exit code {result.returncode}, expected {messages}\n{result.stdout}")
@@ -322,9 +324,11 @@ class Trial:
     def refusals(self):
         self.refuse("another split", "evaluate.split", split="validation")
         self.refuse("another router", "another router.h5", "run sample again", parents={"router.h5": "0" * 64})
-        self.refuse("an item that is not there", "item 1000", item=numpy.where(self.item == 0, 1000, self.item))
-        self.refuse("an expert that is not there", "expert 3", expert=numpy.where(self.item == 0, 3, self.expert))
-        self.refuse("pictures of another size", "8 x 8", pixels=self.pixels[:, :8, :8])
+        self.refuse("an item that is not there", "item 1000", item=numpy.where(self.samples["item"] == 0, 1000, self.samples["item"]))
+        self.refuse("an expert that is not there", "expert 3", expert=numpy.full(2 * self.count, 3))
+        self.refuse("pictures of another size", "8 x 8", pixels=self.samples["pixels"][:, :8, :8])
+        self.refuse("a teacher's pictures by experts", "of expert", "sample.model", settings={"files.teacher_samples": "samples.h5"})
+        self.refuse("pictures of another sampler", "not sampled alike", "3 and 2 steps", **{"settings/steps": numpy.array([3])})
         self.refuse("sliced samples of finetuned experts", "expert_00.h5 is missing", "finetune", settings={"evaluate.experts": "finetuned"})
         self.refuse("no metric network", "none.h5 is missing", "pretrain.model", settings={"files.clip": "none.h5"})
         self.chain.remove("samples.h5")

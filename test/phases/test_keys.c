@@ -265,6 +265,8 @@ static void refused(void **state)
          "t.cfg:1: pretrain.sample_prompts is empty, must have at least one item"},
         {"phase = \"evaluate\"; evaluate: { timesteps = []; };",
          "t.cfg:1: evaluate.timesteps is empty, must have at least one item"},
+        {"phase = \"evaluate\"; evaluate: { teacher_pictures = true; teacher = false; };",
+         "t.cfg:1: evaluate.teacher_pictures needs evaluate.teacher and evaluate.pictures"},
         {"phase = \"evaluate\"; evaluate: { timesteps = [1000]; };",
          "t.cfg:1: evaluate.timesteps is [1000], allowed for each: [0, 999]"},
         {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; image_size = 33; };",
