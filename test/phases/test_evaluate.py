@@ -308,12 +308,16 @@ class Trial:
                 del file[name]
                 file[name] = value
         chain.make("assign")
+        teacher = read(chain.path("kept.h5"), "denoising/teacher_loss")
         count = len(read(chain.path("assignment.h5"), "train/expert"))
         write_samples(chain, "samples.h5", "train", numpy.zeros(count, "i4"), numpy.arange(count), real_pixels(chain, "train")[:, :, ::-1])
         self.evaluate()
         for name in "frechet", "cmmd", "clip_score", "denoising_loss", "macs":
             value = read(self.metrics, name)
             self.checks.that(len(value) == 3 and value[0] == value[1] and numpy.isfinite(value[:2]).all(), f"one expert, {name}: {value}")
+        # Which expert was beside the teacher, and in which batch, changes the rounding of an fp32 UNet alone.
+        again = read(self.metrics, "denoising/teacher_loss")
+        self.checks.that(numpy.allclose(again, teacher, rtol=1e-4), "the teacher's losses depend on the experts")
 
     def refuse(self, what, *messages, settings=None, **changes):
         write_samples(self.chain, "samples.h5", **{**self.samples, **changes})
