@@ -6,7 +6,7 @@
 
 /* Of N pictures and their prompts, features image, text [N, P] of any length above 0 (features_check with
  * `directions`): the share of pictures whose prompt has one of the `top` largest cosines among the N prompts,
- * and the other way round. Rows with the same group[i] are right for each other (train/clip_loss.h,
+ * and the other way round. Rows with the same group[i] are right for each other (metrics/clip_loss.h,
  * clip_groups); of equal cosines the wrong ones come first. Guessing gives top/N where no prompt occurs
  * twice. */
 void retrieval_accuracy(int64_t N, int64_t P, const double *image, const double *text, const int32_t *group,

@@ -53,6 +53,14 @@ void clip_initialise(struct clip *clip, uint64_t seed)
     parameter_part_upload(&clip->parameters, clip->logit_scale, 0, &logit_scale);
 }
 
+double clip_bound_scale(struct clip *clip)
+{
+    float log_scale, most = (float)CLIP_LOGIT_SCALE_MAX;
+    parameter_part_download(&clip->parameters, clip->logit_scale, 0, &log_scale);
+    if (log_scale > most) parameter_part_upload(&clip->parameters, clip->logit_scale, 0, &most);
+    return log_scale > most ? most : log_scale;
+}
+
 void clip_pixels(const struct clip *clip, int64_t count, const uint8_t *rgb, float *pixels)
 {
     int64_t size = clip->vision->config.image_size, values = count * size * size * 3;

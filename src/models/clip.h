@@ -28,6 +28,9 @@ void clip_delete(struct clip *clip); /* NULL allowed */
  * the logit scale ln(1/0.07), as CLIP. A function of the seed. */
 void clip_initialise(struct clip *clip, uint64_t seed);
 
+/* Brings the logit scale back to its bound, where an update has led it over, as CLIP does; returns it. */
+double clip_bound_scale(struct clip *clip);
+
 /* What the image encoder reads, pixels[count, S, S, 3], from 8-bit RGB pictures [count, S, S, 3]. */
 void clip_pixels(const struct clip *clip, int64_t count, const uint8_t *rgb, float *pixels);
 

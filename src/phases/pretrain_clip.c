@@ -11,13 +11,13 @@
 #include "base/check.h"
 #include "base/random.h"
 #include "io/text_file.h"
+#include "metrics/clip_loss.h"
 #include "metrics/features.h"
 #include "metrics/retrieval.h"
 #include "models/clip.h"
 #include "phases/lineage.h"
 #include "phases/restart.h"
 #include "phases/training.h"
-#include "train/clip_loss.h"
 #include "train/dataset.h"
 #include "train/sample_order.h"
 
@@ -97,19 +97,18 @@ static bool check_fit(const struct clip_training *training, const struct clip_vi
 /* The held-out part, where the file has one. */
 static bool open_validation(struct clip_training *training, struct fault *fault)
 {
+    const char *path = training->cfg->data_file;
     struct h5_reader *reader;
-    struct h5_info info;
-    if (!h5_open(training->cfg->data_file, FILE_DATA, &reader, fault)) return false;
-    bool ok = h5_expect(reader, "validation/embedding", 2, (int64_t[]){-1, -1}, &info, fault);
+    if (!h5_open(path, FILE_DATA, &reader, fault)) return false;
+    bool held_out = h5_exists(reader, "validation");
     h5_close(reader);
-    if (!ok || info.shape[0] == 0) return ok;
-    if (!dataset_open(training->cfg->data_file, "validation", &training->validation, fault)) return false;
+    if (!held_out) return true;
+    if (!dataset_open(path, "validation", &training->validation, fault)) return false;
     const struct dataset_info *here = dataset_info(training->dataset),
                               *there = dataset_info(training->validation);
     return (here->embedding_width == there->embedding_width && here->channels == there->channels &&
             here->height == there->height && here->width == there->width) ||
-           fault_raise(fault, EXIT_CODE_INPUT, "%s: train and validation have other shapes",
-                       training->cfg->data_file);
+           fault_raise(fault, EXIT_CODE_INPUT, "%s: train and validation have other shapes", path);
 }
 
 static bool open_inputs(struct clip_training *training, struct clip_vision_config *config,
@@ -276,7 +275,7 @@ static double contrast(struct clip_training *training, const float *z)
     struct clip *clip = training->clip;
     int64_t B = training->cfg->batch, P = clip->vision->config.projection,
             D = dataset_info(training->dataset)->embedding_width;
-    float *all_z = gather(training, D, z), log_scale;
+    float *all_z = gather(training, D, z);
     int32_t *group = check_malloc((size_t)B * sizeof *group);
     double *features[2], *gradient[2], scale_gradient;
     clip_groups(B, D, all_z, group);
@@ -287,9 +286,8 @@ static double contrast(struct clip_training *training, const float *z)
         gradient[i] = check_malloc((size_t)(B * P) * sizeof **gradient);
         free(all);
     }
-    parameter_part_download(&clip->parameters, clip->logit_scale, 0, &log_scale);
-    double loss = clip_loss(B, P, features[0], features[1], group, log_scale, gradient[0], gradient[1],
-                            &scale_gradient);
+    double loss = clip_loss(B, P, features[0], features[1], group, clip_bound_scale(clip), gradient[0],
+                            gradient[1], &scale_gradient);
     for (int i = 0; i < 2; i++) {
         for (int64_t j = 0; j < training->count * P; j++)
             training->seed[i][j] = (float)gradient[i][training->first * P + j];
@@ -330,18 +328,6 @@ static double run_passes(struct clip_training *training, const float *z)
     return loss;
 }
 
-/* Keeps the logit scale at CLIP's bound; returns it. */
-static double bound_scale(struct clip *clip)
-{
-    float log_scale;
-    parameter_part_download(&clip->parameters, clip->logit_scale, 0, &log_scale);
-    if (log_scale > (float)CLIP_LOGIT_SCALE_MAX) {
-        log_scale = (float)CLIP_LOGIT_SCALE_MAX;
-        parameter_part_upload(&clip->parameters, clip->logit_scale, 0, &log_scale);
-    }
-    return log_scale;
-}
-
 /* One step; values[COLUMNS] are what is logged of it. */
 static bool run_step(void *task, double *values, struct fault *fault)
 {
@@ -366,7 +352,7 @@ static bool run_step(void *task, double *values, struct fault *fault)
     timer_start(timers, "update");
     values[COLUMN_LR] = optimiser_learning_rate(&training->optimiser);
     values[COLUMN_NORM] = optimiser_update(&training->optimiser, training->run->comm, cfg->deterministic);
-    values[COLUMN_SCALE] = bound_scale(training->clip);
+    values[COLUMN_SCALE] = clip_bound_scale(training->clip);
     timer_stop(timers, "update");
     values[COLUMN_RATE] = (double)cfg->batch / (timer_now() - began);
     training->training.step++;

@@ -17,7 +17,7 @@ from chain import OUTPUT, REPOSITORY, Chain, Checks, differences  # noqa: E402
 
 INPUT_FAULT, OUTPUT_FAULT = 3, 4
 READS = {"prepare": ["encoder/model.safetensors", "encoder/config.json", "pictures/index.csv"],
-         "pretrain": ["data.h5", "unet.json"], "prune": ["data.h5", "teacher.h5"], "assign": ["data.h5", "router.h5"]}
+         "pretrain": ["data.h5", "unet.json"], "clip": ["data.h5", "clip_vision.json"], "prune": ["data.h5", "teacher.h5"], "assign": ["data.h5", "router.h5"]}
 FLIPS = 4  # of each input file
 
 

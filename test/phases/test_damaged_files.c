@@ -2,6 +2,7 @@
  * (DESIGN section 6). Needs the program and the Python environment: the chain is made by
  * test/support/chain.py. */
 #include "base/check.h"
+#include "phases/clip_file.h"
 #include "phases/router_file.h"
 #include "phases/teacher.h"
 #include "support/files.h"
@@ -62,6 +63,22 @@ static bool read_teacher(const char *path, struct sha256 *hash, struct fault *fa
     backend_close(backend);
     return ok &&
            read_whole_h5(path, hash, fault); // frozen weights are packed: their values are those of the file
+}
+
+static bool read_clip(const char *path, struct sha256 *hash, struct fault *fault)
+{
+    struct backend *backend = backend_open(BACKEND_CPU);
+    struct clip_file file;
+    bool ok = clip_file_read(path, backend, DTYPE_F32, &file, fault);
+    if (ok) {
+        sha256_add(hash, file.text_weight, (size_t)(file.width * file.embedding_width) * sizeof(float));
+        sha256_add(hash, file.clip->mean, sizeof file.clip->mean);
+        sha256_add(hash, file.clip->deviation, sizeof file.clip->deviation);
+        sha256_add(hash, file.sentence_encoder, strlen(file.sentence_encoder));
+        clip_file_clear(&file);
+    }
+    backend_close(backend);
+    return ok && read_whole_h5(path, hash, fault); // frozen weights, as above
 }
 
 static bool read_router(const char *path, struct sha256 *hash, struct fault *fault)
@@ -151,6 +168,11 @@ static void router_checkpoint(void **state)
     expect_safe(state, "prune.checkpoint.h5", read_whole_h5, 6);
 }
 
+static void clip_by_the_phases_reader(void **state)
+{
+    expect_safe(state, "clip.h5", read_clip, 8);
+}
+
 static void assignment_whole(void **state)
 {
     expect_safe(state, "assignment.h5", read_whole_h5, 7);
@@ -159,13 +181,10 @@ static void assignment_whole(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(data_by_the_phases_reader),
-        cmocka_unit_test(data_whole),
-        cmocka_unit_test(teacher_by_the_phases_reader),
-        cmocka_unit_test(teacher_checkpoint),
-        cmocka_unit_test(router_by_the_phases_reader),
-        cmocka_unit_test(router_checkpoint),
-        cmocka_unit_test(assignment_whole),
+        cmocka_unit_test(data_by_the_phases_reader),    cmocka_unit_test(data_whole),
+        cmocka_unit_test(teacher_by_the_phases_reader), cmocka_unit_test(teacher_checkpoint),
+        cmocka_unit_test(router_by_the_phases_reader),  cmocka_unit_test(router_checkpoint),
+        cmocka_unit_test(clip_by_the_phases_reader),    cmocka_unit_test(assignment_whole),
     };
     return cmocka_run_group_tests(tests, make_chain, remove_chain);
 }

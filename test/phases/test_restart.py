@@ -1,4 +1,4 @@
-"""Runs of pretrain and prune that end early and go on: every dataset of the finished file is bit for bit that of a run that never
+"""Runs of pretrain (of both its models) and prune that end early and go on: every dataset of the finished file is bit for bit that of a run that never
 stopped, and so is the CSV but for its timing column. Ended by a file `stop`, by SIGUSR1, by the wall-clock limit, and by kill -9 at
 random moments. A checkpoint of another deck, teacher or data set is refused.
 
@@ -23,6 +23,7 @@ KILLS = 4  # of each phase
 STOPPED = 75
 TIMING = "samples_per_second"
 MORE_STEPS = {"pretrain": {"pretrain.steps": 24, "pretrain.checkpoint_every": 3},
+              "clip": {"pretrain.steps": 24, "pretrain.checkpoint_every": 3, "pretrain.sample_every": 5},
               "prune": {"prune.warmup_steps": 8, "prune.steps": 16, "prune.checkpoint_every": 3,
                         "router.codes_init": "kmeans"}}
 
@@ -223,7 +224,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         chain = Chain(sys.argv[1], folder)
         chain.make("prepare")
-        for phase in "pretrain", "prune":
+        for phase in "pretrain", "clip", "prune":
             trial = Trial(checks, chain, phase)
             trial.stop_by_file()
             trial.stop_by_signal(0)

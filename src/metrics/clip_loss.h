@@ -1,7 +1,7 @@
-/* CLIP's loss over a batch of pictures and their prompts (Radford et al. 2021, figure 3), with gradients.
- * Host code in fp64. Local. */
-#ifndef TRAIN_CLIP_LOSS_H
-#define TRAIN_CLIP_LOSS_H
+/* What the metric network is trained by: CLIP's loss over a batch of pictures and their prompts (Radford et
+ * al. 2021, figure 3), with gradients. fp64. Local. */
+#ifndef METRICS_CLIP_LOSS_H
+#define METRICS_CLIP_LOSS_H
 
 #include <stdint.h>
 

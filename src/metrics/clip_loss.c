@@ -1,4 +1,4 @@
-#include "train/clip_loss.h"
+#include "metrics/clip_loss.h"
 
 #include "base/check.h"
 
