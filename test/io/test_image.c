@@ -192,8 +192,8 @@ static void png_is_written_whole_with_text(void **state)
     assert_string_equal(stored, "");
     image_free(&image);
     free(stored);
-    FAILS(image_read_png("test/run.sh", 1 << 20, "prompt", &image, &stored, &fault),
-          EXIT_CODE_INPUT, "not a PNG");
+    FAILS(image_read_png("test/run.sh", 1 << 20, "prompt", &image, &stored, &fault), EXIT_CODE_INPUT,
+          "not a PNG");
 
     png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, NULL, NULL, NULL);
     png_infop info = png_create_info_struct(png);

@@ -6,7 +6,7 @@ for name in "$@"; do
 done
 probe() { # probe NAME HEADER LINK_FLAGS
     printf '#include <%s>\nint main(void) { return 0; }\n' "$2" |
-        "$CC" -x c -o /dev/null - $3 2>/dev/null || missing="$missing $1"
+        $CC -x c -o /dev/null - $3 2>/dev/null || missing="$missing $1"
 }
 probe oneDNN dnnl.h "$LIB_DNNL"
 probe libcsv csv.h "$LIB_CSV"

@@ -6,6 +6,7 @@
 #include "base/random.h"
 #include "io/hdf5_file.h"
 #include "io/text_file.h"
+#include "models/initialise.h"
 #include "models/unet_folder.h"
 #include "support/fixture.h"
 #include "support/router_check.h"
@@ -351,6 +352,17 @@ static void a_mask_that_empties_a_unit_is_refused(void **state)
 
 // ---- what is found once for many passes
 
+/* A network of random weights whose transformers have several layers. */
+static struct unet *unet_of_layers(struct backend *backend, int layers)
+{
+    struct unet_config config = config_of("unet_sd2", 32);
+    for (int i = 0; i < config.levels; i++) config.transformer_layers[i] = layers;
+    struct unet *unet = unet_new(backend, &config, (struct unet_shape){0});
+    parameter_set_allocate(&unet->parameters, false);
+    parameters_initialise(&unet->parameters, 5);
+    return unet;
+}
+
 /* The same pass with time embedding and text keys from another tape: the same bits, whole network and sliced
  * one (in which transformers are dropped), with and without gates; twice, as in a loop. */
 static void found_once_is_found_anew(void **state)
@@ -358,17 +370,18 @@ static void found_once_is_found_anew(void **state)
     (void)state;
     struct backend *backend = backend_open(BACKEND_CPU);
     static const char *const names[] = {"unet_sd2", "unet_sd1"};
-    for (int c = 0; c < 6; c++) {
-        struct unet *full = unet_of(backend, names[c % 2], false), *unet = full;
+    for (int c = 0; c < 9; c++) {
+        struct unet *full = c % 3 < 2 ? unet_of(backend, names[c % 3], false) : unet_of_layers(backend, 2),
+                    *unet = full;
         uint8_t *mask = random_mask(&full->table, 100);
         for (int d = 0; d < full->table.depth_entries; d++)
             if (strstr(full->table.depth[d].path, "up_blocks.1.attentions"))
                 mask[full->table.width_entries + d] = 0;
-        if (c / 2 == 2) unet = slice_of(backend, full, mask);
-        float *gates = c / 2 == 1 ? soft_gates(unet) : NULL, *expected = forward(backend, unet, gates);
+        if (c / 3 == 2) unet = slice_of(backend, full, mask);
+        float *gates = c / 3 == 1 ? soft_gates(unet) : NULL, *expected = forward(backend, unet, gates);
         size_t bytes = (size_t)sample_count(unet) * sizeof(float);
         int count = unet_cross_attentions(unet);
-        assert_true(c / 2 == 2 ? count > 0 && count < unet_cross_attentions(full) : count > 2);
+        assert_true(c / 3 == 2 ? count > 0 && count < unet_cross_attentions(full) : count > 2);
 
         struct tape *once = tape_new(backend, DTYPE_F32), *tape = tape_new(backend, DTYPE_F32);
         struct tensor **keys = check_malloc((size_t)count * sizeof(struct tensor *));

@@ -269,6 +269,11 @@ static void refused(void **state)
          "t.cfg:1: evaluate.teacher_pictures needs evaluate.teacher and evaluate.pictures"},
         {"phase = \"evaluate\"; evaluate: { timesteps = [1000]; };",
          "t.cfg:1: evaluate.timesteps is [1000], allowed for each: [0, 999]"},
+        {"phase = \"prepare\"; data: { source = \"s\"; };",
+         "t.cfg:1: the key data.sentence_encoder is missing: folder of the sentence-transformers model that "
+         "encodes the captions; sample needs it for prompts that are text"},
+        {"phase = \"sample\"; sample: { split = \"validation\"; steps = 999; sampler = \"dpmpp\"; };",
+         "t.cfg:1: sample.steps is 999, this sampler takes at most 998"},
         {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; image_size = 33; };",
          "t.cfg:1: data.image_size is 33, must be even for Haar latents"},
     };
