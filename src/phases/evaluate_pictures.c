@@ -485,7 +485,9 @@ static struct found find_distance(const struct evaluating *evaluating, enum quan
         struct bootstrap halves = {(uint64_t)cfg->run.seed, cfg->half_samples, true};
         struct interval interval = quantity == QUANTITY_FRECHET ? frechet_interval(halves, N, M, F, a, b)
                                                                 : cmmd_interval(halves, N, M, F, a, b);
-        return (struct found){interval_about_value(interval), interval_of_population(interval)};
+        found = (struct found){interval_about_value(interval), interval_of_population(interval)};
+        found.value.low = fmax(found.value.low, 0); // no two sets are nearer than that
+        return found;
     }
     if (quantity == QUANTITY_CMMD) {
         found.value.value = cmmd_distance(N, M, F, a, b);
