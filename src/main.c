@@ -11,6 +11,7 @@
 #include "io/timer_json.h"
 #include "phases/assign.h"
 #include "phases/bench.h"
+#include "phases/evaluate.h"
 #include "phases/finetune.h"
 #include "phases/phase.h"
 #include "phases/prepare.h"
@@ -231,6 +232,8 @@ static bool run_phase(struct run *run, enum phase_id phase, const union phase_cf
         return phase_finetune(run, &cfg->finetune, fault);
     case PHASE_SAMPLE:
         return phase_sample(run, &cfg->sample, fault);
+    case PHASE_EVALUATE:
+        return phase_evaluate(run, &cfg->evaluate, fault);
     case PHASE_BENCH:
         return phase_bench(run, &cfg->bench, fault);
     case PHASE_VERIFY:

@@ -24,9 +24,10 @@ enum random_stream {
     RANDOM_SPLIT = 11,           /* train/validation split; sample = hash of the caption's tokens */
     RANDOM_TEST = 12,            /* tests */
     RANDOM_BENCH = 13,           /* inputs of `bench` */
-    RANDOM_ROUTER = 14,    /* initial predictor and codes; sample = block of the predictor, then the codes */
-    RANDOM_BOOTSTRAP = 15, /* resampled rows; step = replicate, sample = set */
-    RANDOM_BASELINE = 16,  /* order in which entries are removed by prune.method = "random" */
+    RANDOM_ROUTER = 14,     /* initial predictor and codes; sample = block of the predictor, then the codes */
+    RANDOM_BOOTSTRAP = 15,  /* resampled rows; step = replicate, sample = set */
+    RANDOM_BASELINE = 16,   /* order in which entries are removed by prune.method = "random" */
+    RANDOM_EVALUATION = 17, /* noise of the denoising loss; step = timestep, sample = item of the split */
 };
 
 /* The address of a sequence of numbers. */

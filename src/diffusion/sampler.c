@@ -3,7 +3,6 @@
 #include "base/check.h"
 
 #include <math.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +10,24 @@
 struct step {
     double sample_factor, factor[SAMPLER_HISTORY];
 };
+
+static const char *const names[SAMPLER_KINDS] = {
+    [SAMPLER_PNDM] = "pndm", [SAMPLER_DDIM] = "ddim", [SAMPLER_DPMPP] = "dpmpp"};
+
+const char *sampler_name(enum sampler_kind kind)
+{
+    return names[kind];
+}
+
+bool sampler_find(const char *name, enum sampler_kind *kind)
+{
+    for (enum sampler_kind k = 0; k < SAMPLER_KINDS; k++) {
+        if (strcmp(names[k], name) != 0) continue;
+        *kind = k;
+        return true;
+    }
+    return false;
+}
 
 static int history_length(enum sampler_kind kind)
 {

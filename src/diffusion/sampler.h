@@ -10,6 +10,8 @@
 
 #include "diffusion/noise_schedule.h"
 
+#include <stdbool.h>
+
 enum sampler_kind {
     /* PNDMScheduler with skip_prk_steps: the PLMS form of Stable Diffusion (Liu et al., arXiv 2202.09778).
      * The first step is taken twice, so `steps` are steps + 1 calls (one step is one call). The multistep
@@ -22,6 +24,9 @@ enum sampler_kind {
     SAMPLER_DPMPP,
     SAMPLER_KINDS
 };
+
+const char *sampler_name(enum sampler_kind kind); /* "pndm": as files and decks say */
+bool sampler_find(const char *name, enum sampler_kind *kind);
 
 enum { SAMPLER_HISTORY = 4 };
 

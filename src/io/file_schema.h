@@ -32,6 +32,8 @@ enum file_kind {
     FILE_ASSIGNMENT, /* assignment.h5: assign */
     FILE_EXPERT,     /* expert_NN.h5: finetune; and its checkpoint */
     FILE_SAMPLES,    /* samples.h5: sample */
+    FILE_METRICS,    /* metrics.h5: evaluate */
+    FILE_CACHE,      /* evaluate_cache_*.h5: evaluate */
     FILE_BENCH,      /* bench.h5: bench */
     FILE_CLIP,       /* clip.h5: pretrain with model clip; and its checkpoint */
     FILE_REFERENCE,  /* the input of verify */

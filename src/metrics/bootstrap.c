@@ -8,10 +8,22 @@
 
 static const double low_quantile = 0.025, high_quantile = 0.975;
 
+int64_t bootstrap_size(struct bootstrap bootstrap, int64_t N)
+{
+    return bootstrap.halves ? N / 2 : N;
+}
+
 void bootstrap_rows(struct bootstrap bootstrap, int64_t replicate, int64_t set, int64_t N, int64_t *rows)
 {
     struct random_key key = {bootstrap.seed, RANDOM_BOOTSTRAP, (uint64_t)replicate, (uint64_t)set};
-    for (int64_t i = 0; i < N; i++) rows[i] = (int64_t)random_below(key, (uint64_t)i, (uint64_t)N);
+    if (!bootstrap.halves) {
+        for (int64_t i = 0; i < N; i++) rows[i] = (int64_t)random_below(key, (uint64_t)i, (uint64_t)N);
+        return;
+    }
+    uint64_t *order = check_malloc((size_t)N * sizeof *order);
+    random_permutation(key, (uint64_t)N, order);
+    for (int64_t i = 0; i < bootstrap_size(bootstrap, N); i++) rows[i] = (int64_t)order[i];
+    free(order);
 }
 
 // ---- percentiles
@@ -44,30 +56,44 @@ struct interval bootstrap_interval(double value, int64_t replicates, double *val
     return interval;
 }
 
+struct interval interval_about_value(struct interval halves)
+{
+    double offset = halves.mean - halves.value;
+    return (struct interval){halves.value, halves.low - offset, halves.high - offset, halves.value};
+}
+
+struct interval interval_of_population(struct interval halves)
+{
+    double twice = 2 * halves.value;
+    return (struct interval){twice - halves.mean, twice - halves.high, twice - halves.low,
+                             twice - halves.mean};
+}
+
 // ---- any statistic
 
 /* Of one replicate, or with -1 of the sample itself. */
 static double replicate_value(struct bootstrap bootstrap, int64_t replicate, int sets, const int64_t *size,
-                              double (*statistic)(const int64_t *const *rows, const void *context),
-                              const void *context)
+                              bootstrap_function statistic, const void *context)
 {
     int64_t **rows = check_malloc((size_t)sets * sizeof *rows);
+    int64_t *count = check_malloc((size_t)sets * sizeof *count);
     for (int s = 0; s < sets; s++) {
-        rows[s] = check_malloc((size_t)size[s] * sizeof *rows[s]);
+        count[s] = replicate < 0 ? size[s] : bootstrap_size(bootstrap, size[s]);
+        rows[s] = check_malloc((size_t)count[s] * sizeof *rows[s]);
         if (replicate >= 0)
             bootstrap_rows(bootstrap, replicate, s, size[s], rows[s]);
         else
             for (int64_t i = 0; i < size[s]; i++) rows[s][i] = i;
     }
-    double value = statistic((const int64_t *const *)rows, context);
+    double value = statistic((const int64_t *const *)rows, count, context);
     for (int s = 0; s < sets; s++) free(rows[s]);
+    free(count);
     free(rows);
     return value;
 }
 
 struct interval bootstrap_statistic(struct bootstrap bootstrap, int sets, const int64_t *size,
-                                    double (*statistic)(const int64_t *const *rows, const void *context),
-                                    const void *context)
+                                    bootstrap_function statistic, const void *context)
 {
     CHECK(bootstrap.replicates >= 1, "%lld replicates of a bootstrap: at least 1 is needed",
           (long long)bootstrap.replicates);
@@ -84,15 +110,14 @@ struct interval bootstrap_statistic(struct bootstrap bootstrap, int sets, const 
 // ---- a mean
 
 struct weighted_values {
-    int64_t N;
     const double *value, *weight; /* [N] borrowed; no weight: 1 */
 };
 
-static double weighted_mean(const int64_t *const *rows, const void *context)
+static double weighted_mean(const int64_t *const *rows, const int64_t *count, const void *context)
 {
     const struct weighted_values *of = context;
     double sum = 0, weights = 0;
-    for (int64_t i = 0; i < of->N; i++) {
+    for (int64_t i = 0; i < count[0]; i++) {
         int64_t row = rows[0][i];
         double weight = of->weight ? of->weight[row] : 1;
         sum += weight * of->value[row];
@@ -107,6 +132,6 @@ struct interval bootstrap_mean(struct bootstrap bootstrap, int64_t N, const doub
     CHECK(N >= 1, "the mean of %lld values: at least 1 is needed", (long long)N);
     for (int64_t i = 0; weight && i < N; i++)
         CHECK(weight[i] > 0, "weight %lld is %g, more than 0 is needed", (long long)i, weight[i]);
-    struct weighted_values of = {N, values, weight};
+    struct weighted_values of = {values, weight};
     return bootstrap_statistic(bootstrap, 1, &N, weighted_mean, &of);
 }

@@ -113,8 +113,9 @@ static struct weighted_set set_new(int64_t N, int64_t F, const double *features,
         int64_t *rows = check_malloc((size_t)N * sizeof *rows);
 #pragma omp for
         for (int64_t c = 1; c < set.columns; c++) {
+            int64_t count = bootstrap_size(*bootstrap, N);
             bootstrap_rows(*bootstrap, c - 1, number, N, rows);
-            for (int64_t i = 0; i < N; i++) set.weight[rows[i] * set.columns + c] += 1 / (double)N;
+            for (int64_t i = 0; i < count; i++) set.weight[rows[i] * set.columns + c] += 1 / (double)count;
         }
         free(rows);
     }

@@ -16,7 +16,8 @@
  * Holds copies of both. */
 double cmmd_distance(int64_t N, int64_t M, int64_t F, const double *a, const double *b);
 
-/* The same with its interval, the rows of both sets being resampled. A replicate is a weight for each row,
+/* The same with its interval, the rows of both sets being resampled (best in halves, for which N and M are at
+ * least 2: metrics/bootstrap.h). A replicate is a weight for each row,
  * and all replicates are computed in one pass over the kernel, which costs about as much as
  * bootstrap.replicates / F + 1 distances. Holds (N + M) (F + replicates) numbers. */
 struct interval cmmd_interval(struct bootstrap bootstrap, int64_t N, int64_t M, int64_t F, const double *a,

@@ -181,15 +181,15 @@ double frechet_distance(const struct moments *a, const struct moments *b)
 // ---- with an interval
 
 struct two_sets {
-    int64_t N, M, F;
+    int64_t F;
     const double *a, *b; /* borrowed */
 };
 
-static double resampled_distance(const int64_t *const *rows, const void *context)
+static double resampled_distance(const int64_t *const *rows, const int64_t *count, const void *context)
 {
     const struct two_sets *sets = context;
-    struct moments a = moments_of(sets->N, sets->F, sets->a, rows[0]);
-    struct moments b = moments_of(sets->M, sets->F, sets->b, rows[1]);
+    struct moments a = moments_of(count[0], sets->F, sets->a, rows[0]);
+    struct moments b = moments_of(count[1], sets->F, sets->b, rows[1]);
     double distance = frechet_distance(&a, &b);
     moments_free(&b);
     moments_free(&a);
@@ -199,6 +199,6 @@ static double resampled_distance(const int64_t *const *rows, const void *context
 struct interval frechet_interval(struct bootstrap bootstrap, int64_t N, int64_t M, int64_t F, const double *a,
                                  const double *b)
 {
-    struct two_sets sets = {N, M, F, a, b};
+    struct two_sets sets = {F, a, b};
     return bootstrap_statistic(bootstrap, 2, (const int64_t[]){N, M}, resampled_distance, &sets);
 }

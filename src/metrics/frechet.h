@@ -32,8 +32,9 @@ double frechet_distance(const struct moments *a, const struct moments *b);
  * of its rounding. */
 double frechet_terms(const struct moments *a, const struct moments *b);
 
-/* The distance of a [N, F] and b [M, F] with its interval, the rows of both sets being resampled. A replicate
- * holds about 8 F^2 numbers, and as many are in work as there are threads. */
+/* The distance of a [N, F] and b [M, F] with its interval, the rows of both sets being resampled (best in
+ * halves, for which N and M are at least 4: metrics/bootstrap.h). A replicate holds about 8 F^2 numbers, and
+ * as many are in work as there are threads. */
 struct interval frechet_interval(struct bootstrap bootstrap, int64_t N, int64_t M, int64_t F, const double *a,
                                  const double *b);
 

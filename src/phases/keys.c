@@ -36,12 +36,13 @@ struct key {
 #define PRUNE(member) [PHASE_PRUNE] = AT(prune, member)
 #define ASSIGN(member) [PHASE_ASSIGN] = AT(assign, member)
 #define FINETUNE(member) [PHASE_FINETUNE] = AT(finetune, member)
+#define EVALUATE(member) [PHASE_EVALUATE] = AT(evaluate, member)
 #define BENCH(member) [PHASE_BENCH] = AT(bench, member)
 #define VERIFY(member) [PHASE_VERIFY] = AT(verify, member)
 #define SAMPLE(member) [PHASE_SAMPLE] = AT(sample, member)
 #define EVERY(member)                                                                                        \
     PREPARE(member), PRETRAIN(member), PRUNE(member), ASSIGN(member), FINETUNE(member), SAMPLE(member),      \
-        BENCH(member), VERIFY(member)
+        EVALUATE(member), BENCH(member), VERIFY(member)
 
 _Static_assert(sizeof(enum precision) == sizeof(int), "fields of KEY_ENUM are filled as int");
 
@@ -51,7 +52,7 @@ static const struct key keys[] = {
     {"run.seed", KEY_INT, "1", "[0, 9223372036854775807]", NULL,
      "seed of all random numbers", {EVERY(run.seed)}},
     {"run.folder", KEY_PATH, "\"run\"", NULL, NULL,
-     "folder of the run: its files, checkpoints and logs; a file named stop in it ends prepare, pretrain, prune, finetune and sample, to go on later", {EVERY(run.folder)}},
+     "folder of the run: its files, checkpoints and logs; a file named stop in it ends prepare, pretrain, prune, finetune, sample and evaluate, to go on later", {EVERY(run.folder)}},
     {"run.threads", KEY_INT, "0", "[0, 4096]", NULL,
      "threads of each rank; 0: as OMP_NUM_THREADS says, else the cores of the rank", {EVERY(run.threads)}},
     {"run.log", KEY_ENUM, "\"normal\"", "quiet, normal, verbose", NULL,
@@ -59,7 +60,7 @@ static const struct key keys[] = {
     {"run.log_all_ranks", KEY_BOOL, "false", NULL, NULL,
      "every rank prints, not rank 0 alone (--log-all-ranks)", {EVERY(run.log_all_ranks)}},
     {"run.wall_clock_limit", KEY_DOUBLE, "0", "[0, inf)", "s",
-     "end with a checkpoint and exit code 75 after this time; 0: no limit", {PREPARE(run.wall_clock_limit), PRETRAIN(run.wall_clock_limit), PRUNE(run.wall_clock_limit), FINETUNE(run.wall_clock_limit), SAMPLE(run.wall_clock_limit)}},
+     "end with a checkpoint and exit code 75 after this time; 0: no limit", {PREPARE(run.wall_clock_limit), PRETRAIN(run.wall_clock_limit), PRUNE(run.wall_clock_limit), FINETUNE(run.wall_clock_limit), SAMPLE(run.wall_clock_limit), EVALUATE(run.wall_clock_limit)}},
     {"run.backend", KEY_ENUM, "\"cpu\"", "cpu", NULL,
      "what computes", {EVERY(run.backend)}},
     {"run.precision", KEY_ENUM, "\"auto\"", "fp32, bf16, auto", NULL,
@@ -71,19 +72,25 @@ static const struct key keys[] = {
 
     // ---- files of the chain
     {"files.data", KEY_FILE, "\"data.h5\"", NULL, NULL,
-     "pictures or latents, captions, text states; written by prepare", {PREPARE(data_file), PRETRAIN(data_file), PRUNE(data_file), ASSIGN(data_file), FINETUNE(data_file), SAMPLE(data_file)}},
+     "pictures or latents, captions, text states; written by prepare", {PREPARE(data_file), PRETRAIN(data_file), PRUNE(data_file), ASSIGN(data_file), FINETUNE(data_file), SAMPLE(data_file), EVALUATE(data_file)}},
     {"files.teacher", KEY_FILE, "\"teacher.h5\"", NULL, NULL,
-     "the full UNet; written by pretrain", {PRETRAIN(teacher_file), PRUNE(teacher_file), FINETUNE(teacher_file), BENCH(teacher_file), SAMPLE(teacher_file)}},
-    {"files.clip", KEY_FILE, "\"clip.h5\"", NULL, NULL,
-     "the metric network; written by pretrain where pretrain.model is clip", {PRETRAIN(clip_file)}},
+     "the full UNet; written by pretrain", {PRETRAIN(teacher_file), PRUNE(teacher_file), FINETUNE(teacher_file), BENCH(teacher_file), SAMPLE(teacher_file), EVALUATE(teacher_file)}},
     {"files.router", KEY_FILE, "\"router.h5\"", NULL, NULL,
-     "predictor, codes, one mask for each expert; written by prune", {PRUNE(router_file), ASSIGN(router_file), FINETUNE(router_file), BENCH(router_file), SAMPLE(router_file)}},
+     "predictor, codes, one mask for each expert; written by prune", {PRUNE(router_file), ASSIGN(router_file), FINETUNE(router_file), BENCH(router_file), SAMPLE(router_file), EVALUATE(router_file)}},
     {"files.assignment", KEY_FILE, "\"assignment.h5\"", NULL, NULL,
-     "the expert of every prompt; written by assign", {ASSIGN(assignment_file), FINETUNE(assignment_file)}},
+     "the expert of every prompt; written by assign", {ASSIGN(assignment_file), FINETUNE(assignment_file), EVALUATE(assignment_file)}},
     {"files.expert", KEY_FILE, "\"expert\"", NULL, NULL,
-     "the experts, expert_00.h5 and so on: what stands before the number; written by finetune", {FINETUNE(expert_file), SAMPLE(expert_file)}},
+     "the experts, expert_00.h5 and so on: what stands before the number; written by finetune", {FINETUNE(expert_file), SAMPLE(expert_file), EVALUATE(expert_file)}},
     {"files.samples", KEY_FILE, "\"samples.h5\"", NULL, NULL,
-     "the sampled pictures; written by sample", {SAMPLE(samples_file)}},
+     "the sampled pictures; written by sample", {SAMPLE(samples_file), EVALUATE(samples_file)}},
+    {"files.clip", KEY_FILE, "\"clip.h5\"", NULL, NULL,
+     "the metric network; written by pretrain where pretrain.model is clip", {PRETRAIN(clip_file), EVALUATE(clip_file)}},
+    {"files.teacher_samples", KEY_FILE, "\"teacher_samples.h5\"", NULL, NULL,
+     "the same prompts sampled by the teacher; written by sample with sample.model = teacher and this name as files.samples", {EVALUATE(teacher_samples_file)}},
+    {"files.metrics", KEY_FILE, "\"metrics.h5\"", NULL, NULL,
+     "quality and cost of the experts; written by evaluate", {EVALUATE(metrics_file)}},
+    {"files.evaluate_cache", KEY_FILE, "\"evaluate_cache\"", NULL, NULL,
+     "what evaluate need not compute again, evaluate_cache_real.h5 and so on: what stands before the last _; written by evaluate", {EVALUATE(cache_file)}},
     {"files.bench", KEY_FILE, "\"bench.h5\"", NULL, NULL,
      "the measurements; written by bench", {BENCH(bench_file)}},
 
@@ -328,6 +335,30 @@ static const struct key keys[] = {
     {"sample.batch", KEY_INT, "16", "[1, 65536]", NULL,
      "pictures that a rank makes before files are written and requests to stop are heard; changes no picture", {SAMPLE(batch)}},
 
+    // ---- evaluate
+    {"evaluate.split", KEY_ENUM, "\"validation\"", "validation, train", NULL,
+     "split whose items are evaluated; the samples must be of it", {EVALUATE(split)}},
+    {"evaluate.experts", KEY_ENUM, "\"finetuned\"", "finetuned, sliced", NULL,
+     "finetuned: the experts of files.expert; sliced: cut out of the teacher, not trained", {EVALUATE(experts)}},
+    {"evaluate.pictures", KEY_BOOL, "true", NULL, NULL,
+     "Frechet distance, CMMD and CLIP score of files.samples by files.clip; false: neither is read", {EVALUATE(pictures)}},
+    {"evaluate.teacher", KEY_BOOL, "true", NULL, NULL,
+     "evaluate the teacher too, and the experts' distance to it", {EVALUATE(teacher)}},
+    {"evaluate.teacher_pictures", KEY_BOOL, "false", NULL, NULL,
+     "the teacher's pictures too, of files.teacher_samples", {EVALUATE(teacher_pictures)}},
+    {"evaluate.timesteps", KEY_INTS, "[50, 150, 250, 350, 450, 550, 650, 750, 850, 950]", "[0, 999]", NULL,
+     "timesteps of the denoising loss", {EVALUATE(timesteps)}},
+    {"evaluate.batch", KEY_INT, "32", "[1, 65536]", NULL,
+     "items denoised at a time, by each rank", {EVALUATE(batch)}},
+    {"evaluate.bootstrap", KEY_INT, "1000", "[1, 1000000]", NULL,
+     "replicates for the interval of a mean", {EVALUATE(bootstrap)}},
+    {"evaluate.half_samples", KEY_INT, "100", "[0, 1000000]", NULL,
+     "half-samples for the interval of a Frechet distance or CMMD, each as dear as the distance; 0: no interval", {EVALUATE(half_samples)}},
+    {"evaluate.timing_batch", KEY_INT, "8", "[0, 65536]", NULL,
+     "pictures sampled at a time to measure seconds a picture, with the sampler of files.samples (else 25 steps of PNDM, guidance 7.5); 0: not measured", {EVALUATE(timing_batch)}},
+    {"evaluate.macs_resolution", KEY_INT, "0", "[0, 4096]", "latents",
+     "height and width at which MACs are counted; 0: the data's latents", {EVALUATE(macs_resolution)}},
+
     // ---- bench
     {"bench.experts", KEY_BOOL, "true", NULL, NULL,
      "measure the experts of files.router too, not the teacher alone", {BENCH(experts)}},
@@ -375,6 +406,8 @@ static const struct {
     [PHASE_FINETUNE] = {"finetune", "train each expert, sliced out of the teacher, on its own prompts", true,
                         true},
     [PHASE_SAMPLE] = {"sample", "pictures of prompts, by the routed experts or the teacher", true, true},
+    [PHASE_EVALUATE] = {"evaluate", "quality of the experts' pictures and predictions, and their cost", true,
+                        true},
     [PHASE_BENCH] = {"bench", "parameters, MACs, time and memory of the teacher and its experts", true,
                      false},
     [PHASE_VERIFY] = {"verify", "compare with a reference made by PyTorch", false, false},
@@ -770,6 +803,14 @@ static bool finetune_rules(const struct deck *deck, const struct finetune_cfg *c
         "finetune.w_ddpm, w_distill_out and w_distill_block are all 0: nothing is trained for");
 }
 
+static bool evaluate_rules(const struct deck *deck, const struct evaluate_cfg *cfg, struct fault *fault)
+{
+    if (cfg->teacher_pictures && !(cfg->teacher && cfg->pictures))
+        return rule_broken(deck, "evaluate.teacher_pictures", fault,
+                           "evaluate.teacher_pictures needs evaluate.teacher and evaluate.pictures");
+    return rule_not_empty(deck, "evaluate.timesteps", cfg->timesteps.count, fault);
+}
+
 static bool pretrain_rules(const struct deck *deck, const struct pretrain_cfg *cfg, struct fault *fault)
 {
     bool clip = cfg->model == PRETRAIN_CLIP;
@@ -831,6 +872,8 @@ static bool check_rules(const struct deck *deck, enum phase_id phase, const unio
         return finetune_rules(deck, &cfg->finetune, fault);
     case PHASE_SAMPLE:
         return sample_rules(deck, &cfg->sample, fault);
+    case PHASE_EVALUATE:
+        return evaluate_rules(deck, &cfg->evaluate, fault);
     case PHASE_BENCH:
         return rule_not_empty(deck, "bench.resolutions", cfg->bench.resolutions.count, fault) &&
                rule_not_empty(deck, "bench.batch_sizes", cfg->bench.batch_sizes.count, fault);

@@ -26,6 +26,7 @@ enum phase_id {
     PHASE_ASSIGN,
     PHASE_FINETUNE,
     PHASE_SAMPLE,
+    PHASE_EVALUATE,
     PHASE_BENCH,
     PHASE_VERIFY,
     PHASES,
@@ -43,6 +44,8 @@ struct string_list {
 enum precision { PRECISION_FP32, PRECISION_BF16, PRECISION_AUTO };
 enum run_backend { RUN_BACKEND_CPU };
 enum lr_scale { LR_SCALE_SQRT_BATCH, LR_SCALE_NONE };
+enum evaluate_split { EVALUATE_VALIDATION, EVALUATE_TRAIN };
+enum expert_source { EXPERTS_FINETUNED, EXPERTS_SLICED };
 enum pretrain_model { PRETRAIN_UNET, PRETRAIN_CLIP };
 enum codes_init { CODES_INIT_ORTHOGONAL, CODES_INIT_KMEANS };
 enum prune_method {
@@ -54,7 +57,6 @@ enum prune_method {
     PRUNE_SINGLE,
 };
 enum sample_model { SAMPLE_ROUTED, SAMPLE_TEACHER, SAMPLE_EXPERT };
-enum sample_experts { SAMPLE_FINETUNED, SAMPLE_SLICED };
 
 /* Strings and lists of all structs belong to them; no string is NULL ("" is "none"). Paths are ready to open:
  * names of the chain's files (files.*) are already put into run.folder. */
@@ -186,7 +188,7 @@ struct sample_cfg {
     char *samples_file;                                         /* written */
     enum sample_model model;
     int64_t expert; /* SAMPLE_EXPERT: which one */
-    enum sample_experts experts;
+    enum expert_source experts;
     /* the prompts: exactly one of these is given */
     char *split;   /* "train", "validation" or "" */
     char *prompts; /* a text file, "-": standard input, "": none */
@@ -202,6 +204,25 @@ struct sample_cfg {
     char *sentence_encoder; /* folder; "": none */
     bool normalize_embedding;
     int64_t max_tokens; /* of a prompt that is text */
+};
+
+struct evaluate_cfg {
+    struct run_cfg run;
+    char *data_file, *teacher_file, *router_file, *assignment_file, *samples_file, *clip_file; /* read */
+    char *teacher_samples_file; /* read, if teacher_pictures */
+    char *expert_file;          /* read: prefix of their names */
+    char *cache_file;           /* read and written: prefix of their names */
+    char *metrics_file;         /* written */
+    enum evaluate_split split;
+    enum expert_source experts;
+    bool pictures;         /* samples.h5 and clip.h5 are there */
+    bool teacher;          /* the teacher too, and the experts' distance to it */
+    bool teacher_pictures; /* its pictures too */
+    int64_t batch;         /* items denoised at a time */
+    struct integer_list timesteps;
+    int64_t bootstrap, half_samples; /* replicates of means, and of distances (0: no intervals) */
+    int64_t timing_batch;            /* pictures, 0: no time is measured */
+    int64_t macs_resolution;         /* of latents, 0: the data's */
 };
 
 struct bench_cfg {
@@ -238,6 +259,7 @@ union phase_cfg {
     struct assign_cfg assign;
     struct finetune_cfg finetune;
     struct sample_cfg sample;
+    struct evaluate_cfg evaluate;
     struct bench_cfg bench;
     struct verify_cfg verify;
 };

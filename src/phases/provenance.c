@@ -27,3 +27,13 @@ struct h5_provenance run_provenance(const struct run *run, const struct run_cfg 
                                   .parent = parent,
                                   .parents = parents};
 }
+
+bool provenance_check_parent(struct h5_reader *reader, const char *parent, const char *content_id,
+                             const char *advice, struct fault *fault)
+{
+    char then[SHA256_HEX_SIZE];
+    if (!h5_parent_content_id(reader, parent, then, fault)) return false;
+    return strcmp(then, content_id) == 0 ||
+           fault_raise(fault, EXIT_CODE_INPUT, "%s was made with another %s: %s", h5_path(reader), parent,
+                       advice);
+}

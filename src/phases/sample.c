@@ -137,7 +137,7 @@ static bool open_networks(struct sampling *sampling, struct fault *fault)
     const struct sample_cfg *cfg = sampling->cfg;
     bool teacher = cfg->model == SAMPLE_TEACHER;
     if (!teacher && !open_router(sampling, fault)) return false;
-    if ((teacher || cfg->experts == SAMPLE_SLICED) && !open_teacher(sampling, fault)) return false;
+    if ((teacher || cfg->experts == EXPERTS_SLICED) && !open_teacher(sampling, fault)) return false;
     return choose_size(sampling, fault);
 }
 
@@ -225,7 +225,7 @@ static bool look_at_expert(struct sampling *sampling, int64_t k, struct fault *f
 static char *describe_network(const struct sampling *sampling, int64_t expert)
 {
     if (expert < 0) return check_format("teacher %s", sampling->teacher.lineage.content_id);
-    if (sampling->cfg->experts == SAMPLE_FINETUNED)
+    if (sampling->cfg->experts == EXPERTS_FINETUNED)
         return check_format("expert %s", sampling->expert_id[expert]);
     return check_format("expert %lld of %s, sliced out of %s", (long long)expert,
                         sampling->routing.lineage.content_id, sampling->routing.teacher_id);
@@ -243,7 +243,7 @@ static bool find_networks(struct sampling *sampling, struct fault *fault)
         sampling->tally[sample_picture_expert(pictures, i) + 1].pictures++;
     for (int64_t k = -1; k < K; k++) {
         if (sampling->tally[k + 1].pictures == 0) continue;
-        if (k >= 0 && sampling->cfg->experts == SAMPLE_FINETUNED && !look_at_expert(sampling, k, fault))
+        if (k >= 0 && sampling->cfg->experts == EXPERTS_FINETUNED && !look_at_expert(sampling, k, fault))
             return false;
         pictures->network[k + 1] = describe_network(sampling, k);
     }
@@ -312,7 +312,7 @@ static bool network_open(const struct sampling *sampling, int64_t k, struct netw
     if (k < 0) return true;
     struct expert *expert = &network->expert;
     bool ok = true;
-    if (cfg->experts == SAMPLE_SLICED) {
+    if (cfg->experts == EXPERTS_SLICED) {
         expert_slice(teacher, &sampling->routing, k, false, expert);
         parameter_set_freeze(&expert->unet->parameters, sampling->dtype, false);
     } else {

@@ -15,7 +15,6 @@ enum { EXPERT_TEXT_SIZE = 32, SHEET_PICTURES = 200, SHEET_COLUMNS = 16, SHEET_PI
 
 static const char *const model_names[] = {"routed", "teacher", "expert"};
 static const char *const experts_names[] = {"finetuned", "sliced"};
-static const char *const sampler_names[SAMPLER_KINDS] = {"pndm", "ddim", "dpmpp"};
 
 void sample_pictures_clear(struct sample_pictures *pictures)
 {
@@ -88,7 +87,7 @@ static char *settings_text(const struct sample_pictures *pictures)
     const struct sample_cfg *cfg = pictures->cfg;
     return check_format("%s, %" PRId64 " steps, guidance %.17g, %" PRId64 " x %" PRId64 " latents, %" PRId64
                         " tokens, %s",
-                        sampler_names[cfg->sampler], cfg->steps, cfg->guidance, pictures->latents[0],
+                        sampler_name(cfg->sampler), cfg->steps, cfg->guidance, pictures->latents[0],
                         pictures->latents[1], pictures->prompts->tokens, dtype_name(pictures->dtype));
 }
 
@@ -217,7 +216,7 @@ static bool write_settings(const struct sample_pictures *pictures, struct h5_wri
            h5_write_text(writer, "model", model_names[cfg->model], fault) &&
            h5_write_text(writer, "experts", cfg->model == SAMPLE_TEACHER ? "" : experts_names[cfg->experts],
                          fault) &&
-           h5_write_text(writer, "settings/sampler", sampler_names[cfg->sampler], fault) &&
+           h5_write_text(writer, "settings/sampler", sampler_name(cfg->sampler), fault) &&
            h5_write_one_int64(writer, "settings/steps", cfg->steps, fault) &&
            h5_write_one_double(writer, "settings/guidance", cfg->guidance, fault) &&
            h5_write_text(writer, "settings/negative_prompt", cfg->negative_prompt, fault) &&

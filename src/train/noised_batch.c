@@ -1,6 +1,7 @@
 #include "train/noised_batch.h"
 
 #include "base/check.h"
+#include "base/random.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,14 @@ void noised_batch_clear(struct noised_batch *noised)
     *noised = (struct noised_batch){0};
 }
 
+static void copy_texts(struct noised_batch *noised, const struct dataset_info *info,
+                       const struct batch *batch)
+{
+    size_t samples = (size_t)batch->count * sizeof(float);
+    memcpy(noised->text_states, batch->text_states, samples * (size_t)(info->tokens * info->text_width));
+    memcpy(noised->text_mask, batch->text_mask, samples * (size_t)info->tokens);
+}
+
 void noised_batch_make(struct noised_batch *noised, const struct noise_schedule *schedule,
                        const struct dataset_info *info, const struct batch *batch, uint64_t seed,
                        uint64_t step, uint64_t first_sample, double gamma)
@@ -49,9 +58,25 @@ void noised_batch_make(struct noised_batch *noised, const struct noise_schedule 
         noised->timesteps[i] = (float)timestep;
         noised->weight[i] = (float)noise_schedule_min_snr(schedule, timestep, gamma);
     }
-    size_t samples = (size_t)batch->count * sizeof(float);
-    memcpy(noised->text_states, batch->text_states, samples * (size_t)(info->tokens * info->text_width));
-    memcpy(noised->text_mask, batch->text_mask, samples * (size_t)info->tokens);
+    copy_texts(noised, info, batch);
+}
+
+void noised_batch_make_fixed(struct noised_batch *noised, const struct noise_schedule *schedule,
+                             const struct dataset_info *info, const struct batch *batch, uint64_t seed,
+                             int timestep, const int64_t *item)
+{
+    reserve(noised, info, batch->count);
+    int64_t size = latent_size(info);
+    for (int64_t i = 0; i < batch->count; i++) {
+        float *noisy = noised->noisy + i * size; // holds the noise first
+        random_normal((struct random_key){seed, RANDOM_EVALUATION, (uint64_t)timestep, (uint64_t)item[i]},
+                      (uint64_t)size, noisy);
+        noise_schedule_add_noise(schedule, timestep, size, batch->latents + i * size, noisy, noisy,
+                                 noised->target + i * size);
+        noised->timesteps[i] = (float)timestep;
+        noised->weight[i] = 1;
+    }
+    copy_texts(noised, info, batch);
 }
 
 struct unet_input noised_batch_input(struct tape *tape, const struct noised_batch *noised,

@@ -21,6 +21,12 @@ struct noised_batch {
 void noised_batch_make(struct noised_batch *noised, const struct noise_schedule *schedule,
                        const struct dataset_info *info, const struct batch *batch, uint64_t seed,
                        uint64_t step, uint64_t first_sample, double gamma);
+
+/* The same of fixed cases, for measurements: every sample at `timestep` in [0, 1000), the noise of item[B]
+ * being a function of (seed, item, timestep) alone; weights 1. */
+void noised_batch_make_fixed(struct noised_batch *noised, const struct noise_schedule *schedule,
+                             const struct dataset_info *info, const struct batch *batch, uint64_t seed,
+                             int timestep, const int64_t *item);
 void noised_batch_clear(struct noised_batch *noised);
 
 /* Samples [first, first + count) on a tape: the UNet's inputs (no gates), and the target [count, H, W, C]

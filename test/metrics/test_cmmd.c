@@ -145,9 +145,9 @@ static void threads_do_not_change_a_bit(void **state)
     make_sets(&a, &b);
     int threads = omp_get_max_threads();
     omp_set_num_threads(1);
-    struct interval one = cmmd_interval((struct bootstrap){5, 20}, N, M, F, a, b);
+    struct interval one = cmmd_interval((struct bootstrap){5, 20, false}, N, M, F, a, b);
     omp_set_num_threads(3);
-    struct interval three = cmmd_interval((struct bootstrap){5, 20}, N, M, F, a, b);
+    struct interval three = cmmd_interval((struct bootstrap){5, 20, false}, N, M, F, a, b);
     omp_set_num_threads(threads);
     assert_memory_equal(&one, &three, sizeof one);
     free(b);
@@ -160,13 +160,13 @@ struct two_sets {
     const double *a, *b;
 };
 
-static double resampled(const int64_t *const *rows, const void *context)
+static double resampled(const int64_t *const *rows, const int64_t *count, const void *context)
 {
     const struct two_sets *sets = context;
     double *a = check_malloc(N * F * sizeof *a), *b = check_malloc(M * F * sizeof *b);
-    for (int i = 0; i < N; i++) memcpy(a + i * F, sets->a + rows[0][i] * F, F * sizeof *a);
-    for (int i = 0; i < M; i++) memcpy(b + i * F, sets->b + rows[1][i] * F, F * sizeof *b);
-    double distance = cmmd_distance(N, M, F, a, b);
+    for (int i = 0; i < count[0]; i++) memcpy(a + i * F, sets->a + rows[0][i] * F, F * sizeof *a);
+    for (int i = 0; i < count[1]; i++) memcpy(b + i * F, sets->b + rows[1][i] * F, F * sizeof *b);
+    double distance = cmmd_distance(count[0], count[1], F, a, b);
     free(b);
     free(a);
     return distance;
@@ -178,15 +178,18 @@ static void weights_are_resampled_rows(void **state)
     double *a, *b;
     make_sets(&a, &b);
     struct two_sets sets = {a, b};
-    struct bootstrap bootstrap = {11, 9};
-    struct interval found = cmmd_interval(bootstrap, N, M, F, a, b);
-    struct interval expected = bootstrap_statistic(bootstrap, 2, (const int64_t[]){N, M}, resampled, &sets);
-    assert_within(found.value, cmmd_distance(N, M, F, a, b), 1e-12);
-    assert_within(found.value, expected.value, 1e-12);
-    assert_within(found.mean, expected.mean, 1e-12);
-    assert_within(found.low, expected.low, 1e-12);
-    assert_within(found.high, expected.high, 1e-12);
-    assert_true(found.high > found.low + 1e-3);
+    for (int halves = 0; halves < 2; halves++) {
+        struct bootstrap bootstrap = {11, 9, halves};
+        struct interval found = cmmd_interval(bootstrap, N, M, F, a, b);
+        struct interval expected =
+            bootstrap_statistic(bootstrap, 2, (const int64_t[]){N, M}, resampled, &sets);
+        assert_within(found.value, cmmd_distance(N, M, F, a, b), 1e-12);
+        assert_within(found.value, expected.value, 1e-12);
+        assert_within(found.mean, expected.mean, 1e-12);
+        assert_within(found.low, expected.low, 1e-12);
+        assert_within(found.high, expected.high, 1e-12);
+        assert_true(found.high > found.low + 1e-3);
+    }
     free(b);
     free(a);
 }

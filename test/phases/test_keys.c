@@ -14,7 +14,7 @@
 #include <cmocka.h>
 
 /* What each phase cannot do without. */
-#define EVERY_PHASE "prepare, pretrain, prune, assign, finetune, sample, bench, verify"
+#define EVERY_PHASE "prepare, pretrain, prune, assign, finetune, sample, evaluate, bench, verify"
 
 static const char *const required[PHASES] = {
     [PHASE_PREPARE] = "data: { source = \"p.csv\"; sentence_encoder = \"minilm\"; };",
@@ -23,6 +23,7 @@ static const char *const required[PHASES] = {
     [PHASE_ASSIGN] = "",
     [PHASE_FINETUNE] = "",
     [PHASE_SAMPLE] = "sample: { split = \"validation\"; };",
+    [PHASE_EVALUATE] = "",
     [PHASE_BENCH] = "",
     [PHASE_VERIFY] = "verify: { reference = \"case.h5\"; };",
 };
@@ -228,7 +229,7 @@ static void refused(void **state)
          "t.cfg:1: key pretrain.steps is not one of phase prune; it belongs to pretrain"},
         {"phase = \"verify\"; files: { data = \"x\"; };",
          "t.cfg:1: key files.data is not one of phase verify; it belongs to prepare, pretrain, prune, "
-         "assign, finetune, sample"},
+         "assign, finetune, sample, evaluate"},
         {"phase = \"prune\"; prune: { steps = 2.5; };", "t.cfg:1: prune.steps is 2.5, must be an integer"},
         {"phase = \"prune\"; prune: { steps = \"many\"; };",
          "t.cfg:1: prune.steps is \"many\", must be an integer"},
@@ -266,6 +267,12 @@ static void refused(void **state)
          "t.cfg:1: pretrain.micro_batch is 64, must divide the batch of 7"},
         {"phase = \"pretrain\"; pretrain: { unet = \"u\"; sample_every = 5; };",
          "t.cfg:1: pretrain.sample_prompts is empty, must have at least one item"},
+        {"phase = \"evaluate\"; evaluate: { timesteps = []; };",
+         "t.cfg:1: evaluate.timesteps is empty, must have at least one item"},
+        {"phase = \"evaluate\"; evaluate: { teacher_pictures = true; teacher = false; };",
+         "t.cfg:1: evaluate.teacher_pictures needs evaluate.teacher and evaluate.pictures"},
+        {"phase = \"evaluate\"; evaluate: { timesteps = [1000]; };",
+         "t.cfg:1: evaluate.timesteps is [1000], allowed for each: [0, 999]"},
         {"phase = \"prepare\"; data: { source = \"s\"; };",
          "t.cfg:1: the key data.sentence_encoder is missing: folder of the sentence-transformers model that "
          "encodes the captions; sample needs it for prompts that are text"},

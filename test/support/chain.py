@@ -78,6 +78,11 @@ finetune: {
 data: { sentence_encoder = "%s"; max_tokens = 12; };
 sample: { experts = "sliced"; split = "validation"; images = 2; steps = 3; guidance = 3.0; batch = 4; };
 """ % (REPOSITORY / "test/fixtures/bert_small"),
+    "evaluate": """
+evaluate: {
+    experts = "sliced"; timesteps = [100, 500, 900]; batch = 3; bootstrap = 20; half_samples = 5; timing_batch = 1;
+};
+""",
     "bench": """
 bench: { resolutions = [8]; batch_sizes = [1, 3]; tokens = 12; repeats = 1; roof_seconds = 0.0; };
 """,
