@@ -139,6 +139,18 @@ def few_prompts(checks, chain):
     clear(chain)
 
 
+def own_prompts(checks, chain):
+    """Expert 1 learns from the prompts that are assigned to it: others for the other experts change nothing, another one for it does."""
+    kept = []
+    for name, experts in (("own", [1, 2, 2, 2]), ("others", [1, 0, 2, 0]), ("another", [2, 1, 2, 2])):
+        share_prompts(chain, experts)
+        chain.make("finetune", settings={"finetune.expert": 1, "finetune.steps": 3})
+        kept.append(keep(chain, name) / "expert_01.h5")
+    same, other = (largest_difference(kept[0], path, "weights") for path in kept[1:])
+    checks.that(same == 0, f"prompts of other experts change expert 1 by {same}")
+    checks.that(other > 1e-4, f"with other prompts expert 1 is the same to {other}")
+
+
 def finished_and_unfinished(checks, chain):
     """A finished expert is left alone; more steps go on from the checkpoint, also on other ranks."""
     share_prompts(chain, [0, 1, 2, 2])
@@ -206,6 +218,7 @@ def main():
         sliced_weights(checks, chain)
         learns(checks, chain)
         few_prompts(checks, chain)
+        own_prompts(checks, chain)
         finished_and_unfinished(checks, chain)
         one_group_fails(checks, chain)
         refused(checks, chain)
