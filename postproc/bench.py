@@ -56,11 +56,30 @@ def run_pytorch(python, config, ours, folder, number):
 
 
 def cases_of(ours):
-    """(name, figures) of each case in a round of aptp: forward passes of the teacher at the first resolution, a pruning step."""
+    """(name, figures) of each case in a round of aptp: forward passes of the teacher at the first resolution, a pruning step; then what
+    PyTorch is not asked for: training of the teacher and of an expert."""
     keys = ["time", "time_least", "speed", "peak_memory", "peak_resident", "growths"]
     for b, batch in enumerate(ours["batch"]):
         yield f"forward, batch {batch}", {key: ours[key][0][0][b] for key in keys}
     yield f"pruning step, batch {ours['prune_step/batch'][0]}", {key: ours[f"prune_step/{key}"][0] for key in keys}
+    if "training/batch" not in ours:
+        return
+    batch = ours["training/batch"][0]
+    names = ["teacher", *(f"expert of {macs[0] / ours['macs'][0][0]:.2f}" for macs in ours["macs"][1:])]
+    for m, name in enumerate(names):
+        yield f"training pass, {name}, batch {batch}", {key: ours[f"training/{key}"][m] for key in keys}
+    for k, name in enumerate(names[1:]):
+        yield f"fine-tuning step, {name}, batch {batch}", {key: ours[f"finetune_step/{key}"][k] for key in keys}
+
+
+def training_ratios(ours):
+    """Of each expert: MACs, parameters and the time of forward and backward pass, over the teacher's; medians of the rounds' own."""
+    for m in range(1, len(ours[0]["macs"])) if "training/time" in ours[0] else []:
+        yield dict(
+            macs=ours[0]["macs"][m][0] / ours[0]["macs"][0][0],
+            parameters=ours[0]["parameters"][m] / ours[0]["parameters"][0],
+            time=statistics.median(round_["training/time"][m] / round_["training/time"][0] for round_ in ours),
+        )
 
 
 def summary(ours, theirs):
@@ -80,14 +99,15 @@ def summary(ours, theirs):
             resident=max(f["peak_resident"] for f in figures),
         )
         row["share_of_roof"] = row["speed"] / own_roof
-        if theirs:
-            other = [[*round_["forward"], round_["prune_step"]][i] for round_ in theirs]
+        others = [[*round_["forward"], round_["prune_step"]] for round_ in theirs]
+        if others and i < len(others[0]):
+            other = [cases[i] for cases in others]
             row["pytorch_time"] = statistics.median(o["time"] for o in other)
             row["pytorch_resident"] = max(o["peak_resident"] for o in other)
             row["speed_up"] = statistics.median(o["time"] / f["time"] for o, f in zip(other, figures))
             row["memory_ratio"] = row["resident"] / row["pytorch_resident"]
         rows.append(row)
-    return dict(precision=precision, threads=ours[0]["threads"][0], roof=roof, rows=rows)
+    return dict(precision=precision, threads=ours[0]["threads"][0], roof=roof, rows=rows, experts=list(training_ratios(ours)))
 
 
 def processor():
@@ -100,16 +120,19 @@ def processor():
 def print_table(result):
     print(f"\n{result['processor']}, {result['threads']} threads, {result['precision']}; roof in GFLOP/s:", end=" ")
     print(", ".join(f"{name[5:].replace('_', ' ')} {speed:.0f}" for name, speed in result["roof"].items()))
-    head = f"{'SD 2.1 UNet, 32x32 latents':28}{'s':>8}{'GFLOP/s':>9}{'of roof':>9}{'MiB':>8}{'process':>9}{'grown':>7}"
+    head = f"{'SD 2.1 UNet, 32x32 latents':42}{'s':>8}{'GFLOP/s':>9}{'of roof':>9}{'MiB':>8}{'process':>9}{'grown':>7}"
     compared = "speed_up" in result["rows"][0]
     print(head + (f"{'PyTorch s':>12}{'process':>9}{'times as fast':>15}{'of its memory':>15}" if compared else ""))
     for row in result["rows"]:
-        line = f"{row['work']:28}{row['time']:8.2f}{row['speed']:9.0f}{row['share_of_roof']:9.1%}{row['memory'] / MIB:8.0f}"
+        line = f"{row['work']:42}{row['time']:8.2f}{row['speed']:9.0f}{row['share_of_roof']:9.1%}{row['memory'] / MIB:8.0f}"
         line += f"{row['resident'] / MIB:9.0f}{row['growths']:7d}"
-        if compared:
+        if "speed_up" in row:
             line += f"{row['pytorch_time']:12.2f}{row['pytorch_resident'] / MIB:9.0f}{row['speed_up']:15.2f}"
             line += f"{row['memory_ratio']:15.2f}"
         print(line)
+    for expert in result["experts"]:
+        print(f"expert of {expert['macs']:.3f} of the MACs, {expert['parameters']:.3f} of the parameters:"
+              f" forward and backward pass in {expert['time']:.3f} of the teacher's time (to reach: {expert['macs'] + 0.15:.3f})")
 
 
 def main():

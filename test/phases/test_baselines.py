@@ -95,6 +95,15 @@ def check_bench(checks, chain):
     checks.that(bench["macs"].shape[0] == 2, "bench measures teacher and expert")
     ratio = bench["macs"][1, 0] / bench["macs"][0, 0]
     checks.that(abs(ratio - router["ratio/total"][0]) < 1e-12, f"bench counts {ratio} of the MACs, prune {router['ratio/total'][0]}")
+    checks.that(bench["training/time"].shape == (2,) and bench["finetune_step/time"].shape == (1,), "training is not measured")
+    checks.that((bench["training/time"] > 0).all() and (bench["finetune_step/time"] > 0).all(), "training takes no time")
+    checks.that(not bench["training/growths"].any() and not bench["finetune_step/growths"].any(), "memory grows with training steps")
+    memory = bench["training/peak_memory"]
+    checks.that(memory[1] < memory[0] < bench["finetune_step/peak_memory"][0] + memory[0], f"training memory {memory}")
+    chain.make("bench", settings={"bench.unet": "unet.json", "bench.budget": 0.6, "bench.experts": "false"})
+    bench = read(chain.path("bench.h5"))
+    ratio = bench["macs"][1, 0] / bench["macs"][0, 0]
+    checks.that(abs(ratio / 0.6 - 1) < 0.01, f"an expert of bench.budget = 0.6 has {ratio} of the MACs")
 
 
 def check_refused(checks, chain, settings, message):

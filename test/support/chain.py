@@ -84,7 +84,7 @@ evaluate: {
 };
 """,
     "bench": """
-bench: { resolutions = [8]; batch_sizes = [1, 3]; tokens = 12; repeats = 1; roof_seconds = 0.0; };
+bench: { resolutions = [8]; batch_sizes = [1, 3]; tokens = 12; repeats = 1; roof_seconds = 0.0; train_batch = 2; };
 """,
 }
 COMMON = 'phase = "%s";\nrun: { folder = "."; seed = 7; precision = "fp32"; log = "quiet"; };\n'
