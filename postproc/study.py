@@ -79,6 +79,17 @@ class Clock:
             self.child = None
 
 
+@contextmanager
+def stopping(clock: Clock):
+    """Signals ask the clock to stop."""
+    before = {number: signal.signal(number, clock.ask) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 # ---- one run
 
 
@@ -244,9 +255,8 @@ def main() -> int:
         elif arguments.list:
             list_runs(study, wanted)
         else:
-            for number in STOPPING:
-                signal.signal(number, clock.ask)
-            make_all(Maker(study, arguments.program, input_ids(study), clock), wanted)
+            with stopping(clock):
+                make_all(Maker(study, arguments.program, input_ids(study), clock), wanted)
     try:
         return run_tool("study", work)
     except Stopped:
