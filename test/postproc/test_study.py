@@ -300,8 +300,8 @@ def check_quality(checks):
     checks.that(verdict(study_claims.quality, [far], [rich]) == UNDECIDED, "who has fewer MACs has lost")
     poor = made_up("aptp", macs=0.9, **frechet(1.0, 0.3))
     checks.that(verdict(study_claims.quality, [poor], [far]) == HOLDS, "better with fewer MACs")
-    claim = next(claim for claim in study_claims.claims_of([near, far], [0.6]) if claim.findings[0].what == "aptp and single")
-    checks.that(claim.verdict == HOLDS and [len(claim.findings), claim.findings[0].note.startswith("1 seed")] == [1, True], f"claim {claim}")
+    finding = study_claims.finding_of(study_claims.QUESTIONS[0], "single", [far, near, made_up("aptp", seed=2)], 0.6)
+    checks.that(finding.what == "aptp and single" and finding.verdict == HOLDS and finding.note.startswith("1 seed"), f"finding {finding}")
     checks.that([c.verdict for c in study_claims.claims_of([near, far], [0.8])] == [NOT_RUN] * len(study_claims.QUESTIONS), "claims of another budget")
 
 
