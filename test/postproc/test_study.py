@@ -36,9 +36,9 @@ needs = ["teacher"]
 teacher = "teacher"
 shown = ["red square of size 3", "no such prompt"]
 [inputs]
-data = "data.h5"
-teacher = "teacher.h5"
-clip = "clip.h5"
+data = "./data.h5"
+teacher = "./teacher.h5"
+clip = "./clip.h5"
 [phases]
 prune = ["data", "teacher"]
 assign = ["data"]
