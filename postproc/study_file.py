@@ -26,7 +26,6 @@ SCHEMA, VERSION = "study", 1
 LABELS = ("group", "subgroup")
 WORDS = 8
 BY_TIMESTEP = ("denoising/loss", "denoising/distill_out", "denoising/teacher_loss")  # [N, T], the bulk of metrics.h5
-TEXT = h5py.string_dtype("utf-8")
 LOSSES = {"prune": ("total", "ddpm", "distill_out", "distill_block", "resource", "contrastive"),
           "finetune": ("loss", "ddpm", "distill_out", "distill_block")}
 
@@ -130,11 +129,15 @@ def put_experts(out: dict, run: Run) -> None:
         out[f"agreement/{label}_chance"] = chance_agreement(split.expert, split.label[label])
 
 
+def is_text(dataset: h5py.Dataset) -> bool:
+    return h5py.check_string_dtype(dataset.dtype) is not None
+
+
 def put_metrics(out: dict, path: Path) -> None:
     def put(name: str, item) -> None:
         if not isinstance(item, h5py.Dataset):
             return
-        values = read_texts(item) if h5py.check_string_dtype(item.dtype) or item.dtype.kind == "S" else item[()]
+        values = read_texts(item) if is_text(item) else item[()]
         out[f"metrics/{name}"] = values.astype(np.float32) if name in BY_TIMESTEP else values
     with h5py.File(path) as file:
         file.visititems(put)
@@ -181,15 +184,23 @@ def collect(study: Study, run: StudyRun, commands: list[str], seconds: list[floa
     return write_result(study.result_path(run.name), attributes, out)
 
 
+def stored(value: np.ndarray) -> np.ndarray:
+    """Texts as bytes of one length: checksums and compression take no others."""
+    if value.dtype != object:
+        return value
+    texts = [text.encode() for text in value.ravel()]
+    return np.array(texts, dtype=f"S{max(map(len, texts), default=1) or 1}").reshape(value.shape)
+
+
 def write_result(path: Path, attributes: dict, arrays: dict) -> Path:
     part = path.with_name(path.name + ".part")
     with h5py.File(part, "w", libver=("earliest", "v110")) as file:
         for name, value in attributes.items():
             file.attrs[name] = value
         for name, value in sorted(arrays.items()):
-            value = np.asarray(value)
+            value = stored(np.asarray(value))
             packed = {"compression": "gzip", "shuffle": True, "fletcher32": True} if value.ndim and value.size else {}
-            file.create_dataset(name, data=value, dtype=TEXT if value.dtype == object else value.dtype, **packed)
+            file.create_dataset(name, data=value, **packed)
         file.flush()
     with part.open("rb") as stream:
         os.fsync(stream.fileno())
@@ -205,7 +216,7 @@ def read_result(path: Path) -> Result:
 
     def take(name: str, item) -> None:
         if isinstance(item, h5py.Dataset):
-            array[name] = read_texts(item) if h5py.check_string_dtype(item.dtype) else item[()]
+            array[name] = read_texts(item) if is_text(item) else item[()]
     try:
         with h5py.File(path) as file:
             attribute = {name: value.tolist() if isinstance(value, np.ndarray) else text_of(value) if isinstance(value, (bytes, str)) else value
