@@ -194,7 +194,7 @@ def stored(value: np.ndarray) -> np.ndarray:
 
 def write_result(path: Path, attributes: dict, arrays: dict) -> Path:
     part = path.with_name(path.name + ".part")
-    with h5py.File(part, "w", libver=("earliest", "v110")) as file:
+    with h5py.File(part, "w", libver=("v110", "v110")) as file:
         for name, value in attributes.items():
             file.attrs[name] = value
         for name, value in sorted(arrays.items()):

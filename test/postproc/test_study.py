@@ -20,7 +20,8 @@ from chain import Chain, Checks, environment  # noqa: E402
 from PIL import Image  # noqa: E402
 from tools import call  # noqa: E402
 
-import study_claims  # noqa: E402  (postproc, which tools.py makes known)
+import figures  # noqa: E402  (postproc, which tools.py makes known)
+import study_claims  # noqa: E402
 from clusters import normalised_mutual_information  # noqa: E402
 from study_claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Difference  # noqa: E402
 from study_file import Result, read_result  # noqa: E402
@@ -48,7 +49,7 @@ evaluate = ["data", "teacher", "clip"]
 [every]
 finetune = ["finetune.steps=STEPS"]
 sample = ["sample.experts=finetuned", "sample.images=1", "sample.steps=2"]
-evaluate = ["evaluate.experts=finetuned", "evaluate.teacher_pictures=true", "files.teacher_samples=work/teacher/samples.h5"]
+evaluate = ["evaluate.experts=finetuned", "evaluate.timing_batch=0", "evaluate.teacher_pictures=true", "files.teacher_samples=work/teacher/samples.h5"]
 [[run]]
 name = "teacher"
 title = "teacher"
@@ -86,7 +87,7 @@ class Trial:
         self.kept = self.chain.path("kept")
         self.kept.mkdir()
         self.runs = self.kept / "runs.toml"
-        self.runs.write_text(RUNS.replace("STEPS", "20"))
+        self.runs.write_text(RUNS.replace("STEPS", "10"))
         with h5py.File(self.chain.path("data.h5")) as file:  # a held-out prompt to be shown
             self.shown = file["validation/caption"][0].decode()
         self.runs.write_text(self.runs.read_text().replace("red square of size 3", self.shown))
@@ -363,8 +364,10 @@ def check_list(checks, program):
 
 
 def main():
+    os.environ.update(environment())
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(sys.argv[1], folder)
+        figures.DPI = 30  # small pictures are soon drawn
         check_rules(trial.checks)
         check_quality(trial.checks)
         check_experts(trial.checks)
