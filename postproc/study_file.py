@@ -11,6 +11,7 @@
 """
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -234,8 +235,7 @@ def read_result(path: Path) -> Result:
 
 def is_current(result: Result, run: StudyRun, ids: dict[str, str] | None) -> bool:
     """Whether the results are of the commands that are declared now and, where they are told, of these inputs."""
-    words = [" ".join(words) for words in run.words.values()]
-    same_words = [command.split(" ", 1)[-1] for command in result["commands"]] == words
+    same_words = [shlex.split(command)[1:] for command in result["commands"]] == list(run.words.values())
     return same_words and (ids is None or all(result.attribute.get(f"{name}_id") == identity for name, identity in ids.items()))
 
 

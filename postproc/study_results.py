@@ -68,7 +68,7 @@ def state_section(study: Study, results: dict[str, Result], stale: list[str], fo
         taken = sum(results[run.name]["seconds"].sum() for run in runs if run.name in results)
         rows.append([f"{part}: {PARTS.get(part, '')}".rstrip(": "), f"{len(runs) - len(missing)} of {len(runs)}", f"{taken / 60:.0f}",
                      ", ".join(f"`{name}`" for name in missing) or "nothing"])
-    lines = ["## State", "", f"{len(results)} of {len(study.runs)} runs are done.", "", *table(["part", "done", "minutes", "missing"], rows)]
+    lines = ["## State", "", f"{len(results)} of {len(study.runs)} runs are done.", "", *table(["part", "done", "minutes", "missing"], rows, left=4)]
     if stale:
         lines += ["Made with settings that are no longer those of the list, to be made anew: " + ", ".join(f"`{name}`" for name in stale) + ".", ""]
     if foreign:
@@ -146,7 +146,7 @@ def experts_section(results: dict[str, Result]) -> list[str]:
         order = np.argsort(-result["assignment/ratio"])
         rows = [[str(k), f"{100 * result['assignment/ratio'][k]:.1f} %", str(result["experts/prompts"][k]), f"{100 * result['experts/text_share'][k]:.1f} %",
                  str(result["experts/words"][k])] for k in order]
-        lines += [f"`{result.name}`", "", *table(["expert", "MACs of the teacher's", "training prompts", "text prompts among them", "typical words"], rows)]
+        lines += [f"`{result.name}`", "", *table(["expert", "MACs of the teacher's", "training prompts", "text prompts among them", "typical words"], rows, left=5)]
     rows = [[f"`{result.name}`", *(number(float(result[f"agreement/{label}{end}"])) if f"agreement/{label}{end}" in result else "–"
                                     for label in ("group", "subgroup") for end in ("", "_chance"))] for result in there]
     return [*lines, "Agreement of experts and Unicode's labels (normalised mutual information, training prompts), beside what shuffled labels give:", "",
