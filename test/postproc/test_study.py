@@ -29,13 +29,14 @@ from study_runs import read_study  # noqa: E402
 from text_prompts import are_text  # noqa: E402
 
 STOPPED, EXPERTS, PATIENCE = 75, 3, 60
+SHOWN = 5, 0, 3  # rows of the validation split
 RUNS = """
 decks = "."
 work = "work"
 minutes = 1
 needs = ["teacher"]
 teacher = "teacher"
-shown = ["red square of size 3", "no such prompt"]
+shown = ["SHOWN", "no such prompt"]
 [inputs]
 data = "./data.h5"
 teacher = "./teacher.h5"
@@ -88,9 +89,9 @@ class Trial:
         self.kept.mkdir()
         self.runs = self.kept / "runs.toml"
         self.runs.write_text(RUNS.replace("STEPS", "10"))
-        with h5py.File(self.chain.path("data.h5")) as file:  # a held-out prompt to be shown
-            self.shown = file["validation/caption"][0].decode()
-        self.runs.write_text(self.runs.read_text().replace("red square of size 3", self.shown))
+        with h5py.File(self.chain.path("data.h5")) as file:  # held-out prompts to be shown, not in the split's order
+            self.shown = [file["validation/caption"][row].decode() for row in SHOWN]
+        self.runs.write_text(self.runs.read_text().replace("SHOWN", '", "'.join(self.shown)))
 
     def label_pictures(self):
         """Grey pictures are the keycaps of this chain."""
@@ -212,13 +213,14 @@ def check_numbers(trial):
     checks.that(numpy.array_equal(result["experts/prompts"], numpy.bincount(expert, minlength=EXPERTS)), "prompts of experts")
     checks.that(float(result["agreement/group"]) == normalised_mutual_information(expert, group), "agreement with groups")
     with h5py.File(folder / "samples.h5") as file:
-        row = list(file["prompt"].asstr()[()]).index(trial.shown)
-        checks.that(list(result["shown/prompt"]) == [trial.shown] and numpy.array_equal(result["shown/pixels"][0], file["pixels"][row]), "pictures that are shown")
+        prompts = list(file["prompt"].asstr()[()])
+        pixels = [file["pixels"][prompts.index(prompt)] for prompt in trial.shown]
+        checks.that(list(result["shown/prompt"]) == trial.shown and numpy.array_equal(result["shown/pixels"], pixels), "pictures that are shown")
     with h5py.File(trial.chain.path("data.h5")) as file:
-        name = file["validation/image"][0].decode()
+        names = [file["validation/image"][row].decode() for row in SHOWN]
         identity = file.attrs["content_id"].decode()
-    real = read_result(trial.kept / "teacher.h5")["shown/real"][0]
-    checks.that(numpy.array_equal(real, numpy.asarray(Image.open(trial.chain.path("pictures") / name))), "the real picture that is shown")
+    real = [numpy.asarray(Image.open(trial.chain.path("pictures") / name)) for name in names]
+    checks.that(numpy.array_equal(read_result(trial.kept / "teacher.h5")["shown/real"], real), "the real pictures that are shown")
     checks.that(result.attribute["data_id"] == identity and len(result["seconds"]) == 5 and (result["seconds"] > 0).all(), "inputs, times")
 
 
