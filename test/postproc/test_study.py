@@ -29,7 +29,7 @@ from study_runs import read_study  # noqa: E402
 from text_prompts import are_text  # noqa: E402
 
 STOPPED, EXPERTS, PATIENCE = 75, 3, 60
-SHOWN = 5, 0, 3  # rows of the validation split
+SHOWN = 3, 0, 2  # rows of the validation split
 RUNS = """
 decks = "."
 work = "work"
