@@ -29,7 +29,7 @@ SUPPORT  := $(patsubst test/%.c,$(BUILD)/test/%.o,$(sort $(wildcard test/support
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all help info deps venv check test tests mutants lint demo check-report bench reference readme clean FORCE
+.PHONY: all help info deps venv check test tests mutants lint demo study study-results check-report bench reference readme clean FORCE
 
 all: $(PROGRAM)          ## the program alone (what `make` does)
 
@@ -148,6 +148,15 @@ $(DEMO)/metrics.h5: $(DEMO)/samples.h5 input/emoji/clip.h5 input/emoji/evaluate.
 $(DEMO)/report.html: $(DEMO)/assignment.h5 $(DEMO)/bench.h5 $(DEMO)/metrics.h5 $(addprefix postproc/,report.py experts.py figures.py page.py page.html.jinja run_folder.py clusters.py command_line.py)
 	@echo "  demo    9 of 9: report"
 	$(Q)$(TOOL)/report.py $(DEMO)
+
+study: deps              ## the study's runs (hours; PART=1: those of a part; MINUTES=60: as far as that goes): input/emoji/study/RESULTS.md
+	$(Q)$(MAKE) --no-print-directory venv all
+	$(Q)$(MAKE) --no-print-directory $(DEMO)/data.h5
+	$(Q)$(TOOL)/study.py --program ./$(PROGRAM) $(PART:%=--part %) $(MINUTES:%=--minutes %)
+	$(Q)$(TOOL)/study_results.py
+
+study-results: venv      ## input/emoji/study/RESULTS.md and its pictures from the results that are there
+	$(Q)$(TOOL)/study_results.py
 
 check-report:            ## the demo's report as Chromium shows it: build/demo/report.png
 	$(Q)sh test/lint/deps.sh chromium

@@ -22,9 +22,12 @@ def entropy(share: np.ndarray) -> float:
 def normalised_mutual_information(first: np.ndarray, second: np.ndarray) -> float:
     """2 I(first; second) / (H(first) + H(second)): 1 for the same partition, 0 for independent ones (0 also where both are one
     class)."""
-    if len(first) == 0:
-        return 0.0
-    joint = contingency(first, second) / len(first)
+    return agreement_of(contingency(first, second)) if len(first) else 0.0
+
+
+def agreement_of(counts: np.ndarray) -> float:
+    """The same of a contingency table that holds at least one item."""
+    joint = counts / counts.sum()
     entropies = entropy(joint.sum(axis=1)) + entropy(joint.sum(axis=0))
     information = entropies - entropy(joint.ravel())
     return 2 * information / entropies if entropies > 0 else 0.0

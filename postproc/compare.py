@@ -10,7 +10,7 @@ from experts import percent
 from figures import BETTER, QUANTITY_NAMES, quality_picture, size_picture, training_curves
 from page import Missing, Picture, Section, Table, Text, html_of, text_of, write_whole
 from report import ARROW, first_split, missing, with_interval
-from run_folder import QUANTITIES, Run, RunError, read_run
+from run_folder import QUANTITIES, Run, RunError, last_tenth, read_run
 
 EXAMPLES = """\
   python postproc/compare.py run/aptp run/single run/uniform                      tables, as text
@@ -68,21 +68,19 @@ def budget_section(runs: dict[str, Run]) -> Section:
     return Section("budget", "Budget and experts", [*shown, *parts], "MACs are shares of the teacher's.")
 
 
-def last_tenth(history: dict[str, np.ndarray], name: str) -> str:
-    """Mean over the last tenth of the steps."""
-    values = history.get(name, np.array([]))
-    values = values[np.isfinite(values)]
-    return f"{values[-max(len(values) // 10, 1):].mean():.4g}" if len(values) else ""
+def last_of(history: dict[str, np.ndarray], name: str) -> str:
+    mean = last_tenth(history.get(name, np.array([])))
+    return f"{mean:.4g}" if np.isfinite(mean) else ""
 
 
 def losses_section(runs: dict[str, Run]) -> Section:
     histories = {name: run.prune_history for name, run in runs.items() if len(run.prune_history.get("step", ()))}
     parts: list = []
     if histories:
-        rows = [[name, str(int(history["step"][-1])), *(last_tenth(history, loss) for loss in LOSSES)] for name, history in histories.items()]
+        rows = [[name, str(int(history["step"][-1])), *(last_of(history, loss) for loss in LOSSES)] for name, history in histories.items()]
         parts += [Table(["run", "steps", *(loss.replace("_", " ") for loss in LOSSES)], rows, "prune"),
                   Picture(training_curves(histories, LOSSES), "Losses of prune")]
-    finetuned = [[name, str(k), str(int(history["step"][-1])), *(last_tenth(history, loss) for loss in FINETUNE_LOSSES)]
+    finetuned = [[name, str(k), str(int(history["step"][-1])), *(last_of(history, loss) for loss in FINETUNE_LOSSES)]
                  for name, run in runs.items() for k, history in run.finetune_history.items() if len(history["step"])]
     if finetuned:
         parts.append(Table(["run", "expert", "steps", *(loss.replace("_", " ") for loss in FINETUNE_LOSSES)], finetuned, "finetune"))

@@ -249,6 +249,12 @@ def read_file(path: Path, schema: str, read: Callable[[h5py.File], object]):
         raise RunError(f"{path} is no {schema} file of aptp, or is damaged: {reason}") from fault
 
 
+def last_tenth(values: np.ndarray) -> float:
+    """Mean over the last tenth of the steps, of what is finite; NaN where nothing is."""
+    values = values[np.isfinite(values)]
+    return float(values[-max(len(values) // 10, 1):].mean()) if len(values) else float("nan")
+
+
 def read_columns(path: Path) -> dict[str, np.ndarray]:
     """Of a live CSV, also while it grows: a line that is not whole is left out. name_0, name_1, ... become one array [L, K]."""
     try:
@@ -385,16 +391,18 @@ def data_pictures(folder: Path, split: str, rows: np.ndarray) -> np.ndarray | No
     return read_file(path, "data", read)[0] if path.is_file() else None
 
 
-def read_run(folder: Path) -> Run:
-    """Everything that is there. A folder without a single file of a run is a RunError."""
+def read_run(folder: Path, data: Path | None = None) -> Run:
+    """Everything that is there. A folder without a single file of a run is a RunError. `data`: the data.h5 of a run that has none of
+    its own."""
     if not folder.is_dir():
         raise RunError(f"{folder} is no folder")
     run = Run(folder, [], None, None, None, [], None, None, {})
 
     def optional(name: str, schema: str, read: Callable[[h5py.File], object]):
-        if not (folder / name).is_file():
+        path = data if data is not None and name == "data.h5" else folder / name
+        if not path.is_file():
             return None
-        found, provenance = read_file(folder / name, schema, read)
+        found, provenance = read_file(path, schema, read)
         run.files.append(provenance)
         return found
 
