@@ -1,6 +1,7 @@
 """The pictures of the study's results. Colours and styles are those of figures.py; what a colour says is also a marker or a text."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from study_file import Result
 
 MARKERS = "Dosv^PX*"
 ZOOM, MARGIN, LABELS = 3, 6, 190  # of the sheet: pixels of one, around a picture, of the prompts' column
-LONGEST = 34  # characters of a prompt that the sheet has room for
+WIDEST = 24  # characters of a line of the prompts' column
 
 
 def draw_point(axes, x: float, value: float, interval: tuple[float, float], **style) -> None:
@@ -114,8 +115,7 @@ def sample_sheet(columns: Sequence[tuple[str, Result]]) -> bytes:
             picture = Image.fromarray(of_prompt[prompt])
             sheet.paste(picture.resize((width - MARGIN, height - MARGIN), Image.Resampling.NEAREST), (LABELS + width * column, 24 + height * row))
     for row, prompt in enumerate(prompts):
-        text = prompt if len(prompt) <= LONGEST else prompt[:LONGEST - 1] + "…"
-        words = [text[:LONGEST // 2 + text[LONGEST // 2:].find(" ") + 1], text[LONGEST // 2 + text[LONGEST // 2:].find(" ") + 1:]] if len(text) > 24 and " " in text[LONGEST // 2:] else [text]
+        words = textwrap.wrap(prompt, WIDEST)[:3]
         draw.multiline_text((6, 24 + height * row + height // 2 - 8 * len(words)), "\n".join(words), fill=FAINT, font=font)
     stream = io.BytesIO()
     sheet.save(stream, format="png", optimize=True)

@@ -7,8 +7,8 @@ import numpy as np
 
 from command_line import parser_of, run_tool
 from page import write_whole
-from run_folder import QUANTITIES, RunError
-from study_claims import NOT_RUN, Claim, Difference, claims_of, name_of, quality_differences
+from run_folder import QUANTITIES
+from study_claims import Claim, Difference, claims_of, name_of, quality_differences
 from study_file import Result, is_current, read_results
 from study_pictures import agreement_picture, expert_picture, quality_against_macs, sample_sheet, text_picture
 from study_runs import RUNS, Study, read_study
@@ -72,7 +72,8 @@ def state_section(study: Study, results: dict[str, Result], stale: list[str], fo
     if stale:
         lines += ["Made with settings that are no longer those of the list, to be made anew: " + ", ".join(f"`{name}`" for name in stale) + ".", ""]
     if foreign:
-        lines += ["Left out, because made from other data, another teacher or another metric network than most: " + ", ".join(f"`{name}`" for name in foreign) + ".", ""]
+        lines += ["Left out, because made from other data, another teacher or another metric network than most: "
+                  + ", ".join(f"`{name}`" for name in foreign) + ".", ""]
     return lines
 
 
@@ -102,8 +103,8 @@ def result_row(study: Study, results: dict[str, Result], name: str) -> list[str]
     result = results[name]
     used = int(np.count_nonzero(result["experts/prompts"]))
     target, mean = float(result["assignment/target"]), float(result["assignment/train/mean_ratio"])
-    cells = [f"`{name}`", study.runs[name].title, str(result.seed), f"{used} of {len(result['assignment/ratio'])}", f"{mean:.4f} ({100 * (mean / target - 1):+.1f} %)",
-             f"{result.metric('macs') / 1e9:.3f}"]
+    cells = [f"`{name}`", study.runs[name].title, str(result.seed), f"{used} of {len(result['assignment/ratio'])}",
+             f"{mean:.4f} ({100 * (mean / target - 1):+.1f} %)", f"{result.metric('macs') / 1e9:.3f}"]
     cells += [with_interval(result.metric(quantity), *result.interval(quantity)) for quantity in QUANTITIES]
     reference = reference_of(results, study, name)
     paired = [d for d in quality_differences([reference], [result]) if d.quantity == "denoising_loss"] if reference is not None else []
@@ -144,8 +145,8 @@ def experts_section(results: dict[str, Result]) -> list[str]:
         return [*lines, "Not run yet: a run with several experts.", ""]
     for result in there:
         order = np.argsort(-result["assignment/ratio"])
-        rows = [[str(k), f"{100 * result['assignment/ratio'][k]:.1f} %", str(result["experts/prompts"][k]), f"{100 * result['experts/text_share'][k]:.1f} %",
-                 str(result["experts/words"][k])] for k in order]
+        rows = [[str(k), f"{100 * result['assignment/ratio'][k]:.1f} %", str(result["experts/prompts"][k]),
+                 f"{100 * result['experts/text_share'][k]:.1f} %", str(result["experts/words"][k])] for k in order]
         lines += [f"`{result.name}`", "", *table(["expert", "MACs of the teacher's", "training prompts", "text prompts among them", "typical words"], rows, left=5)]
     rows = [[f"`{result.name}`", *(number(float(result[f"agreement/{label}{end}"])) if f"agreement/{label}{end}" in result else "–"
                                     for label in ("group", "subgroup") for end in ("", "_chance"))] for result in there]
@@ -187,7 +188,8 @@ def pictures_of(study: Study, results: dict[str, Result]) -> list[tuple[str, str
     methods = [result for result in results.values() if result.variant in METHODS and result.evaluated]
     several = [result for result in results.values() if "experts/words" in result and len(result["assignment/ratio"]) > 1]
     ours = [result for result in several if result.variant == "aptp"]
-    columns = [(title, result) for title, result in (("teacher", results.get(study.teacher)), *((variant, results.get(variant)) for variant in SHEET))
+    models = {"teacher": results.get(study.teacher), **{variant: results.get(variant) for variant in SHEET}}
+    columns = [(title, result) for title, result in models.items()
                if result is not None and "shown/pixels" in result]
     agreeing = [result for result in several if "agreement/group" in result]
     return [("quality.png", "Quality against MACs, every method, budget and seed", quality_against_macs(methods, METHODS) if methods else None, "a method of part 1"),
