@@ -6,7 +6,7 @@
 #
 # DECKS: folder with prune.cfg, assign.cfg, finetune.cfg, sample.cfg and evaluate.cfg. The settings go to every phase, so they are those
 # that all phases have: sh jobs/chain.sh input --set run.folder=/scratch/run1
-# EXPERTS: as router.experts of prune.cfg says, unless given.
+# EXPERTS: as router.experts of prune.cfg says (1 for all values of prune.method but aptp), unless given.
 # Nodes, ranks and time are those of jobs/phase.slurm; sbatch's own variables (SBATCH_ACCOUNT, SBATCH_PARTITION, ...) hold for every job.
 set -e
 usage() {
@@ -26,8 +26,16 @@ shift
 for phase in prune assign finetune sample evaluate; do
     [ -f "$decks/$phase.cfg" ] || usage "$decks/$phase.cfg is missing"
 done
-# experts = 8; in prune.cfg itself (not in a deck that it is based on)
-[ -n "$experts" ] || experts=$(sed -n 's/^[^/#]*experts[[:space:]]*=[[:space:]]*\([0-9][0-9]*\)[[:space:]]*;.*/\1/p' "$decks/prune.cfg")
+# key = value; in prune.cfg itself (not in a deck that it is based on)
+value_of() {
+    sed -n "s/^[^/#]*$1[[:space:]]*=[[:space:]]*\"*\([a-z0-9][a-z0-9]*\)\"*[[:space:]]*;.*/\1/p" "$decks/prune.cfg"
+}
+if [ -z "$experts" ]; then
+    case $(value_of method) in
+    '' | aptp) experts=$(value_of experts) ;;
+    *) experts=1 ;; # the other methods have one, whatever the deck says
+    esac
+fi
 case $experts in
 '') usage "$decks/prune.cfg does not say how many experts; say -k EXPERTS" ;;
 *[!0-9]* | 0) usage "'$experts' experts; a number from 1 on is allowed" ;;

@@ -1,20 +1,10 @@
 #include "phases/assignment_file.h"
 
 #include "base/check.h"
+#include "phases/provenance.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-
-static bool check_parent(struct h5_reader *reader, const char *parent, const char *content_id,
-                         struct fault *fault)
-{
-    char then[SHA256_HEX_SIZE];
-    if (!h5_parent_content_id(reader, parent, then, fault)) return false;
-    return strcmp(then, content_id) == 0 ||
-           fault_raise(fault, EXIT_CODE_INPUT, "%s was made with another %s: run assign again",
-                       h5_path(reader), parent);
-}
 
 static bool read_split(struct h5_reader *reader, const char *split, int64_t K, struct assignment *assignment,
                        struct fault *fault)
@@ -41,8 +31,9 @@ bool assignment_read(const char *path, const char *split, int64_t prompts, const
     *assignment = (struct assignment){.prompts = prompts};
     struct h5_reader *reader;
     if (!h5_open(path, FILE_ASSIGNMENT, &reader, fault)) return false;
-    bool ok = check_parent(reader, "router.h5", routing->lineage.content_id, fault) &&
-              check_parent(reader, "data.h5", data->content_id, fault) &&
+    static const char advice[] = "run assign again";
+    bool ok = provenance_check_parent(reader, "router.h5", routing->lineage.content_id, advice, fault) &&
+              provenance_check_parent(reader, "data.h5", data->content_id, advice, fault) &&
               read_split(reader, split, routing->router->config.K, assignment, fault);
     snprintf(assignment->content_id, sizeof assignment->content_id, "%s", h5_stored_content_id(reader));
     h5_close(reader);

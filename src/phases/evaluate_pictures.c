@@ -218,6 +218,19 @@ static bool open_clip(struct pictures *pictures, struct fault *fault)
                        (long long)pictures->F, FRECHET_MAX_FEATURES);
 }
 
+/* The metric network reads pictures of one size: said before hours are spent on features. */
+static bool check_sizes(const struct pictures *pictures, struct fault *fault)
+{
+    int64_t size = pictures->clip.image_size;
+    for (const struct samples *set = pictures->samples; set < pictures->samples + pictures->sets; set++)
+        if (set->height != size || set->width != size)
+            return fault_raise(fault, EXIT_CODE_INPUT,
+                               "%s has pictures of %lld x %lld pixels, %s reads those of %lld a side",
+                               h5_path(set->reader), (long long)set->height, (long long)set->width,
+                               pictures->clip.path, (long long)size);
+    return true;
+}
+
 /* Gives each item of which there are samples a partner: a real picture of the other split that the router
  * sends to the same expert, spread evenly over those, each used once. */
 static void choose_partners(struct pictures *pictures, const struct assignment *others)
@@ -626,7 +639,8 @@ static bool find_all(struct pictures *pictures, struct fault *fault)
 {
     struct evaluating *evaluating = pictures->evaluating;
     const struct run *run = evaluating->run;
-    if (open_samples(pictures, fault) && open_clip(pictures, fault)) find_partners(pictures, fault); // 1
+    if (open_samples(pictures, fault) && open_clip(pictures, fault) && check_sizes(pictures, fault)) // 1
+        find_partners(pictures, fault);
     if (!comm_agree(run->comm, fault) || run->check_only) return fault->code == EXIT_CODE_OK;
     timer_start(run->timers, "features");
     bool ok = find_features(pictures, fault); // 2

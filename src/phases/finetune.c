@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "phases/assignment_file.h"
 #include "phases/expert_file.h"
+#include "phases/provenance.h"
 #include "phases/restart.h"
 #include "phases/training.h"
 #include "train/rank_dealing.h"
@@ -120,7 +121,16 @@ static int64_t steps_of(const struct finetune_cfg *cfg, int64_t prompts)
     return (int64_t)ceil(cfg->epochs * (double)prompts / (double)cfg->batch);
 }
 
-/* Whether expert k has its file already, with all its steps. A file of another router or deck is a fault. */
+/* Whether a finished file or a checkpoint was trained on the prompts that are there now. */
+static bool check_prompts(const struct finetuning *tuning, struct h5_reader *reader, struct fault *fault)
+{
+    static const char advice[] = "remove it to train anew";
+    return provenance_check_parent(reader, "data.h5", tuning->lineage.content_id, advice, fault) &&
+           provenance_check_parent(reader, "assignment.h5", tuning->assignment.content_id, advice, fault);
+}
+
+/* Whether expert k has its file already, with all its steps. A file of another router, deck, data or
+ * assignment is a fault. */
 static bool is_finished(const struct finetuning *tuning, int64_t k, bool *finished, struct fault *fault)
 {
     const struct finetune_cfg *cfg = tuning->cfg;
@@ -135,6 +145,7 @@ static bool is_finished(const struct finetuning *tuning, int64_t k, bool *finish
             struct expert wanted = {.index = k};
             memcpy(wanted.router_id, tuning->routing.lineage.content_id, sizeof wanted.router_id);
             ok = restart_refuse_checkpoint(reader, fault) && expert_check_identity(reader, &wanted, fault) &&
+                 check_prompts(tuning, reader, fault) &&
                  restart_check_deck(reader, tuning->run->deck, free_keys, fault) &&
                  h5_read_one_int64(reader, "training/step", &step, fault);
             *finished = ok && step >= steps_of(cfg, tuning->assignment.count[k]);
@@ -163,11 +174,17 @@ static bool find_todo(const struct finetuning *tuning, int64_t *todo, int *count
     return true;
 }
 
-/* Time of an expert's training, in passes of the full UNet: of each sample the teacher's forward pass, and
- * the expert's forward pass and twice that for its backward pass. */
+static bool distils(const struct finetune_cfg *cfg)
+{
+    return cfg->w_distill_out > 0 || cfg->w_distill_block > 0;
+}
+
+/* Time of an expert's training, in passes of the full UNet: of each sample the teacher's forward pass, if it
+ * is distilled, and the expert's forward pass and twice that for its backward pass. */
 static double work_of(const struct finetuning *tuning, const double *ratio, int64_t k)
 {
-    return (double)steps_of(tuning->cfg, tuning->assignment.count[k]) * (1 + 3 * ratio[k]);
+    const struct finetune_cfg *cfg = tuning->cfg;
+    return (double)steps_of(cfg, tuning->assignment.count[k]) * (distils(cfg) + 3 * ratio[k]);
 }
 
 // ---- 3a: network, optimiser, checkpoint
@@ -182,7 +199,7 @@ static bool make_networks(struct expert_training *training, int64_t k, struct fa
     struct teacher_gates gates = {config->ff_entries, config->depth_gates};
     if (!teacher_load(cfg->teacher_file, tuning->backend, gates, &training->teacher, fault)) return false;
     expert_slice(&training->teacher, &tuning->routing, k, true, &training->expert);
-    if (cfg->w_distill_out > 0 || cfg->w_distill_block > 0) {
+    if (distils(cfg)) {
         parameter_set_freeze(&training->teacher.unet->parameters, tuning->dtype, false);
     } else {
         unet_delete(training->teacher.unet);
@@ -234,7 +251,8 @@ static void make_optimiser(struct expert_training *training)
 static bool check_checkpoint(void *task, struct h5_reader *reader, struct fault *fault)
 {
     const struct expert_training *training = task;
-    return expert_check_identity(reader, &training->expert, fault);
+    return expert_check_identity(reader, &training->expert, fault) &&
+           check_prompts(training->shared, reader, fault);
 }
 
 static bool write_description(void *task, struct h5_writer *writer, bool finished, struct fault *fault)
@@ -433,15 +451,18 @@ static bool finetune_expert(const struct finetuning *tuning, const struct run *g
     return ok;
 }
 
-/* --check: one micro-batch on the plan backend tells the memory of a step. */
-static bool report_memory(const struct finetuning *tuning, int64_t k, struct fault *fault)
+/* --check: one micro-batch on the plan backend tells the memory of a step, that of the group's rank that
+ * needs the most. Collective over the group. */
+static bool report_memory(const struct finetuning *tuning, const struct run *group, int64_t k,
+                          struct fault *fault)
 {
     struct expert_training training;
-    if (!begin_training(&training, tuning, tuning->run, k, fault)) {
+    if (!begin_training(&training, tuning, group, k, fault)) {
         end_training(&training);
         return false;
     }
     report_expert(&training);
+    training.student.buckets = NULL; // there is nothing to sum, and nobody would wait for the sums
     const struct dataset_info *info = tuning->info;
     int64_t count = tuning->cfg->micro_batch < training.count ? tuning->cfg->micro_batch : training.count;
     struct batch batch = {
@@ -451,10 +472,12 @@ static bool report_memory(const struct finetuning *tuning, int64_t k, struct fau
         .text_mask = check_calloc((size_t)(count * info->tokens), sizeof(float))};
     noised_batch_make(&training.noised, &training.expert.schedule, info, &batch, 0, 0, 0, 0);
     run_passes(&training);
-    log_info(tuning->run->log,
-             "expert %lld: planned memory a rank: %.1f MiB of weights and moments, %.1f MiB for a step",
-             (long long)k, (double)backend_bytes_held(tuning->backend) / 0x1p20,
-             (double)arena_peak(tape_arena(tuning->tape)) / 0x1p20);
+    double step = comm_max(group->comm, (double)arena_peak(tape_arena(tuning->tape)));
+    log_info(group->log,
+             "expert %lld: planned memory a rank: %.1f MiB of weights and moments, %.1f MiB for a step, %.1f "
+             "MiB to sum gradients",
+             (long long)k, (double)backend_bytes_held(tuning->backend) / 0x1p20, step / 0x1p20,
+             (double)gradient_buckets_bytes(&training.buckets) / 0x1p20);
     free(batch.latents);
     free(batch.text_states);
     free(batch.text_mask);
@@ -478,8 +501,16 @@ static bool write_untrained(const struct finetuning *tuning, int64_t *todo, int 
     return true;
 }
 
-/* Deals todo[count] out to groups of ranks, and trains those of this rank's group. Collective. */
-static bool train_in_groups(struct finetuning *tuning, const int64_t *todo, int count, struct fault *fault)
+/* Trains expert k, or says what that would take. Collective over the group. */
+static bool run_expert(const struct finetuning *tuning, const struct run *group, int64_t k,
+                       struct fault *fault)
+{
+    return group->check_only ? report_memory(tuning, group, k, fault)
+                             : finetune_expert(tuning, group, k, fault);
+}
+
+/* Deals todo[count] out to groups of ranks, and runs those of this rank's group. Collective. */
+static bool run_in_groups(struct finetuning *tuning, const int64_t *todo, int count, struct fault *fault)
 {
     struct run *run = tuning->run;
     int rank = comm_rank(run->comm);
@@ -498,9 +529,9 @@ static bool train_in_groups(struct finetuning *tuning, const int64_t *todo, int 
     if (log.rank == 0) stop_watch(run->stop, tuning->cfg->run.folder); // groups stop each by itself
     bool ok = true;
     for (int i = 0; ok && i < count; i++)
-        if (dealing.group_of_piece[i] == mine) ok = finetune_expert(tuning, &group, todo[i], fault);
-    if (!ok && fault->code != EXIT_CODE_STOPPED)
-        log_warning(&log, "%s; other experts are trained to their end", fault->text);
+        if (dealing.group_of_piece[i] == mine) ok = run_expert(tuning, &group, todo[i], fault);
+    if (!ok && fault->code != EXIT_CODE_STOPPED && dealing.groups > 1)
+        log_warning(&log, "%s; the experts of other ranks are trained to their end", fault->text);
     comm_rejoin(run->comm, group.comm, fault);
     comm_free(group.comm);
     rank_dealing_clear(&dealing);
@@ -517,13 +548,9 @@ static bool finetune(struct finetuning *tuning, struct fault *fault)
     tuning->tape = tape_new(tuning->backend, tuning->dtype);
     int64_t *todo = check_malloc((size_t)tuning->routing.router->config.K * sizeof *todo);
     int count;
-    bool ok = find_todo(tuning, todo, &count, fault); // 2
-    if (run->check_only) {
-        for (int i = 0; ok && i < count; i++) ok = report_memory(tuning, todo[i], fault);
-    } else {
-        ok = ok && write_untrained(tuning, todo, &count, fault) &&
-             (count == 0 || train_in_groups(tuning, todo, count, fault)); // 3
-    }
+    bool ok = find_todo(tuning, todo, &count, fault) && // 2
+              (run->check_only || write_untrained(tuning, todo, &count, fault)) &&
+              (count == 0 || run_in_groups(tuning, todo, count, fault)); // 3
     free(todo);
     return ok;
 }

@@ -263,7 +263,7 @@ static const struct key keys[] = {
      "the one expert to train (a job array trains one a task); -1: all of them", {FINETUNE(expert)}},
     {"finetune.steps", KEY_INT, "30000", "[1, inf)", "steps",
      "of each expert", {FINETUNE(steps)}},
-    {"finetune.epochs", KEY_DOUBLE, "0", "[0, inf)", NULL,
+    {"finetune.epochs", KEY_DOUBLE, "0", "[0, 1000000]", NULL,
      "passes over each expert's prompts, instead of finetune.steps; 0: that counts", {FINETUNE(epochs)}},
     {"finetune.batch", KEY_INT, "128", "[1, 1048576]", NULL,
      "pictures a step, over all ranks that train the expert", {FINETUNE(batch)}},

@@ -27,7 +27,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { BAD_STEPS_MAX = 20, KMEANS_PROMPTS = 8192, DRAW_PROMPTS = 1 << 17 };
 
@@ -303,7 +302,7 @@ static bool read_state(struct pruning *pruning, struct h5_reader *reader, struct
 
 static bool resume(struct pruning *pruning, struct fault *fault)
 {
-    if (access(pruning->checkpoint, F_OK) != 0) return true;
+    if (!restart_is_there(pruning->run->comm, pruning->checkpoint)) return true;
     struct h5_reader *reader;
     if (!h5_open(pruning->checkpoint, FILE_ROUTER, &reader, fault)) return false;
     bool ok = read_state(pruning, reader, fault);

@@ -4,10 +4,16 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Settings that change no result, in any phase. */
 static const char *const always_free[] = {
     "run.folder", "run.log", "run.wall_clock_limit", "files.", "phase", "comm.bucket_mib", NULL};
+
+bool restart_is_there(const struct comm *comm, const char *path)
+{
+    return comm_any(comm, comm_rank(comm) == 0 && access(path, F_OK) == 0);
+}
 
 static bool begins_with_one(const char *path, const char *const *prefixes)
 {

@@ -3,7 +3,12 @@
 #define PHASES_RESTART_H
 
 #include "base/fault.h"
+#include "comm/comm.h"
 #include "io/hdf5_file.h"
+
+/* Whether rank 0 sees the checkpoint: the same answer on every rank, so that none begins anew where others go
+ * on; a rank that cannot open it then (a folder that is its machine's own) has a fault. Collective. */
+bool restart_is_there(const struct comm *comm, const char *path);
 
 /* Compares the deck that a checkpoint was written with to the present one, setting by setting. Settings
  * that change no result in any phase (folders, names of files, what is said, limits of time) may differ, and

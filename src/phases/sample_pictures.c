@@ -237,6 +237,15 @@ static struct contact_sheet sheet_of(const struct sample_pictures *pictures)
                              pictures->width, zoom);
 }
 
+/* "run/samples.png" for "run/samples.h5": so the teacher's sheet does not take the place of the experts'. The
+ * caller frees it. */
+static char *sheet_path(const char *samples_file)
+{
+    size_t length = strlen(samples_file);
+    if (length > 3 && strcmp(samples_file + length - 3, ".h5") == 0) length -= 3;
+    return check_format("%.*s.png", (int)length, samples_file);
+}
+
 /* Reads the pictures, one at a time, into the rows of pixels and onto the sheet. */
 static bool copy_pictures(const struct sample_pictures *pictures, struct h5_rows *rows,
                           struct contact_sheet *sheet, struct fault *fault)
@@ -269,7 +278,7 @@ bool sample_pictures_collect(const struct sample_pictures *pictures, const struc
     struct h5_writer *writer;
     if (!h5_create(pictures->cfg->samples_file, FILE_SAMPLES, &writer, fault)) return false;
     struct contact_sheet sheet = sheet_of(pictures);
-    char *path = check_format("%s/samples.png", pictures->cfg->run.folder);
+    char *path = sheet_path(pictures->cfg->samples_file);
     bool ok = write_samples(pictures, writer, &sheet, fault) && contact_sheet_write(&sheet, path, fault);
     if (ok)
         ok = h5_finish(writer, provenance, NULL, fault);

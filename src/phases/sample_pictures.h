@@ -36,7 +36,9 @@ bool sample_picture_is_done(const struct sample_pictures *pictures, int64_t pict
 bool sample_picture_write(const struct sample_pictures *pictures, int64_t picture, const uint8_t *rgb,
                           struct fault *fault);
 
-/* Reads all PNGs and writes samples.h5, and the first of them as a sheet beside it, samples.png. */
+/* Reads all PNGs and writes samples.h5, and the first of them as a sheet beside it, named like it:
+ * samples.png.
+ */
 bool sample_pictures_collect(const struct sample_pictures *pictures, const struct h5_provenance *provenance,
                              struct fault *fault);
 

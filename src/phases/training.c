@@ -6,7 +6,6 @@
 #include "train/optimiser_file.h"
 
 #include <math.h>
-#include <unistd.h>
 
 enum { BAD_STEPS_MAX = 20, MAX_COLUMNS = 16 };
 
@@ -66,7 +65,7 @@ static bool read_state(struct training *training, struct h5_reader *reader, stru
 
 static bool read_checkpoint(struct training *training, struct fault *fault)
 {
-    if (access(training->checkpoint, F_OK) != 0) return true;
+    if (!restart_is_there(training->run->comm, training->checkpoint)) return true;
     struct h5_reader *reader;
     if (!h5_open(training->checkpoint, training->kind, &reader, fault)) return false;
     bool ok = read_state(training, reader, fault);

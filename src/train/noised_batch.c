@@ -40,6 +40,7 @@ void noised_batch_clear(struct noised_batch *noised)
 static void copy_texts(struct noised_batch *noised, const struct dataset_info *info,
                        const struct batch *batch)
 {
+    if (batch->count == 0) return; // a rank without samples may have no arrays
     size_t samples = (size_t)batch->count * sizeof(float);
     memcpy(noised->text_states, batch->text_states, samples * (size_t)(info->tokens * info->text_width));
     memcpy(noised->text_mask, batch->text_mask, samples * (size_t)info->tokens);

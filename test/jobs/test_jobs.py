@@ -100,9 +100,12 @@ class Jobs(unittest.TestCase):
         self.assertEqual(self.chain("-k", 8, self.decks).returncode, 0)
         self.assertIn("--array=0-7", self.calls("sbatch")[2])
         (self.folder / "sbatch").unlink()
-        (self.decks / "prune.cfg").write_text("router: { experts = 1; };\n")
-        self.assertEqual(self.chain(self.decks).returncode, 0)
-        self.assertIn("--array=0-0", self.calls("sbatch")[2])
+        for deck, array in (("router: { experts = 1; };", "0-0"), ('prune: { method = "single"; };\nrouter: { experts = 4; };', "0-0"),
+                            ('prune: {\n    method = "aptp"; // or "single";\n};\nrouter: { experts = 4; };', "0-3")):
+            (self.decks / "prune.cfg").write_text(deck + "\n")
+            self.assertEqual(self.chain(self.decks).returncode, 0)
+            self.assertIn(f"--array={array}", self.calls("sbatch")[2])
+            (self.folder / "sbatch").unlink()
 
     def test_nothing_is_submitted_when_something_is_wrong(self):
         (self.decks / "prune.cfg").write_text('base = "../prune.cfg";\n')

@@ -331,6 +331,8 @@ class Trial:
         self.refuse("an item that is not there", "item 1000", item=numpy.where(self.samples["item"] == 0, 1000, self.samples["item"]))
         self.refuse("an expert that is not there", "expert 3", expert=numpy.full(2 * self.count, 3))
         self.refuse("pictures of another size", "8 x 8", pixels=self.samples["pixels"][:, :8, :8])
+        result = self.chain.run("evaluate", settings=QUIET, arguments=["--check"])
+        self.checks.that(result.returncode == INPUT_FAULT and "8 x 8" in result.stdout, f"--check takes pictures of another size:\n{result.stdout}")
         self.refuse("a teacher's pictures by experts", "of expert", "sample.model", settings={"files.teacher_samples": "samples.h5"})
         self.refuse("pictures of another sampler", "not sampled alike", "3 and 2 steps", **{"settings/steps": numpy.array([3])})
         self.refuse("sliced samples of finetuned experts", "expert_00.h5 is missing", "finetune", settings={"evaluate.experts": "finetuned"})

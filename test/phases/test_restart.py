@@ -9,6 +9,7 @@ import pathlib
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import h5py  # noqa: E402
 import numpy  # noqa: E402
 from PIL import Image  # noqa: E402
-from chain import OUTPUT, TIMEOUT, Chain, Checks, differences  # noqa: E402
+from chain import OUTPUT, TIMEOUT, Chain, Checks, differences, environment  # noqa: E402
 
 KILLS = 4  # of each phase
 STOPPED = 75
@@ -168,6 +169,27 @@ def other_owners(checks, chain):
     expect_refused(checks, chain, "pretrain", {}, 3, "belongs to other data")
 
 
+def folders_that_differ(checks, chain):
+    """Ranks that do not see the same folder: one would begin anew where the other goes on, and wait for it for ever."""
+    chain.remove("pretrain.checkpoint.h5", "prune.checkpoint.h5")
+    chain.make("pretrain")
+    for phase in "prune", "pretrain":
+        chain.remove(f"{phase}.checkpoint.h5", OUTPUT[phase])
+        other = chain.folder.parent / f"{chain.folder.name}_{phase}"
+        shutil.copytree(chain.folder, other)
+        try:
+            chain.path("stop").touch()
+            chain.run(phase)
+            command = chain.command(phase, ranks=1)
+            place = command.index("-np")
+            command = [*command[:place], "-wdir", str(chain.folder), *command[place:], ":", "-wdir", str(other), *command[place:]]
+            result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=TIMEOUT, errors="replace")
+            checks.that(result.returncode == 3 and f"{phase}.checkpoint.h5: No such file" in result.stderr,
+                        f"{phase} in two folders: exit code {result.returncode}\n{result.stdout}{result.stderr}")
+        finally:
+            shutil.rmtree(other)
+
+
 def no_finished_file(checks, chain):
     """A checkpoint, which has the schema of the file that a run ends with, is not taken for it. Both lie there after a run."""
     chain.remove("pretrain.checkpoint.h5", "prune.checkpoint.h5")
@@ -244,6 +266,7 @@ def main():
             chain.remove(FILES[phase][2])
         chain.remove("router.h5")
         other_owners(checks, chain)
+        folders_that_differ(checks, chain)
         no_finished_file(checks, chain)
         settled_precision(checks, chain)
         begin_with_weights(checks, chain)

@@ -138,6 +138,10 @@ def other_settings(checks, chain, whole):
                 f"the teacher: {teacher.expert}, {teacher.parents}")
     checks.that(chain.path("samples/00000_1_teacher.png").exists(), "no picture of the teacher")
     checks.that(png_texts(chain.path("samples/00000_1_teacher.png"))[0]["expert"] == "teacher", "the teacher's PNG")
+    sheet = chain.path("samples.png").read_bytes()
+    chain.make("sample", settings={"sample.model": "teacher", "sample.limit": 1, "files.samples": "teacher_samples.h5"})
+    checks.that(chain.path("teacher_samples.png").exists() and chain.path("samples.png").read_bytes() == sheet,
+                "the sheet of teacher_samples.h5 is not beside it")
     one = [make(chain, {"sample.model": "expert", "sample.expert": k}) for k in range(3)]
     checks.that(all(set(samples.expert) == {k} for k, samples in enumerate(one)), "sample.expert")
     for i, expert in enumerate(whole.expert):
