@@ -405,7 +405,8 @@ static bool run_step(void *task, double *values, struct fault *fault)
     gradient_buckets_finish(&training->buckets);
     mean_losses(training, values);
     values[COLUMN_LR] = optimiser_learning_rate(&training->optimiser);
-    values[COLUMN_NORM] = optimiser_update(&training->optimiser);
+    values[COLUMN_NORM] = isfinite(values[COLUMN_LOSS]) ? optimiser_update(&training->optimiser)
+                                                        : optimiser_skip(&training->optimiser);
     timer_stop(run->timers, "update");
     values[COLUMN_RATE] = (double)cfg->batch / (timer_now() - began);
     training->training.step++;

@@ -21,6 +21,7 @@
 #include "train/noised_batch.h"
 #include "train/sample_request.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -255,7 +256,8 @@ static bool run_step(void *task, double *values, struct fault *fault)
     comm_sum_ordered(training->run->comm, &sum, 1);
     values[COLUMN_LOSS] = sum / (double)cfg->batch;
     values[COLUMN_LR] = optimiser_learning_rate(&training->optimiser);
-    values[COLUMN_NORM] = optimiser_update(&training->optimiser);
+    values[COLUMN_NORM] = isfinite(values[COLUMN_LOSS]) ? optimiser_update(&training->optimiser)
+                                                        : optimiser_skip(&training->optimiser);
     timer_stop(timers, "update");
     values[COLUMN_RATE] = (double)cfg->batch / (timer_now() - began);
     training->training.step++;

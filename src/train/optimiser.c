@@ -90,6 +90,12 @@ double optimiser_update(struct optimiser *optimiser)
     return norm;
 }
 
+double optimiser_skip(struct optimiser *optimiser)
+{
+    optimiser->skipped++;
+    return NAN;
+}
+
 void optimiser_swap_average(struct optimiser *optimiser)
 {
     struct parameter_set *set = optimiser->parameters;

@@ -34,6 +34,10 @@ double optimiser_learning_rate(const struct optimiser *optimiser);
  * Returns the norm of the gradient. Local: ranks with the same gradients stay the same. */
 double optimiser_update(struct optimiser *optimiser);
 
+/* Leaves a step out and counts it, as for a gradient that is not finite: for a loss that is not. Returns NaN,
+ * as its gradient's norm. Local. */
+double optimiser_skip(struct optimiser *optimiser);
+
 /* Exchanges weights and averages, so that the network computes with the averages; a second call exchanges
  * them back. Nothing without EMA. */
 void optimiser_swap_average(struct optimiser *optimiser);
