@@ -161,8 +161,14 @@ def check_watch(checks, chain):
 def check_watch_goes_on(checks, jobs):
     """It draws again when the log has grown, and Ctrl-C ends it with exit code 0."""
     out = jobs / "out"
+
+    def hear_interrupts():  # what a shell starts in the background has SIGINT ignored, and so would all that this test starts
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     with out.open("w") as stream:
-        process = subprocess.Popen([sys.executable, REPOSITORY / "postproc/watch.py", jobs, "--every", "0.1"], stdout=stream, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([sys.executable, REPOSITORY / "postproc/watch.py", jobs, "--every", "0.1"], stdout=stream,
+                                   stderr=subprocess.STDOUT, preexec_fn=hear_interrupts)
+
     def wait_for(text):
         end = time.monotonic() + PATIENCE
         while text not in out.read_text() and process.poll() is None and time.monotonic() < end:
