@@ -490,7 +490,7 @@ static void training_pass(struct tape *tape, void *context)
     struct training_case *c = context;
     parameter_set_zero_gradients(c->parameters);
     student_run(tape, &c->student, c->inputs, NULL, &c->result);
-    if (c->optimiser) optimiser_update(c->optimiser);
+    if (c->optimiser) optimiser_update(c->optimiser, 0);
 }
 
 /* The passes of model `model`, `trained`; of an expert the step of its fine-tuning too, which has the

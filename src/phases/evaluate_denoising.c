@@ -160,11 +160,6 @@ static bool denoise(struct evaluating *evaluating, const struct expert *expert, 
 
 // ---- models
 
-static struct teacher_gates gates_of(const struct routing *routing)
-{
-    return (struct teacher_gates){routing->unet->config.ff_entries, routing->unet->config.depth_gates};
-}
-
 static bool check_teacher(const struct evaluating *evaluating, const struct teacher *teacher,
                           struct fault *fault)
 {
@@ -178,7 +173,7 @@ static bool open_teacher(struct evaluating *evaluating, struct fault *fault)
 {
     if (has_teacher(evaluating) &&
         teacher_read(evaluating->cfg->teacher_file, evaluating->backend, evaluating->dtype,
-                     gates_of(&evaluating->routing), false, &evaluating->teacher, fault))
+                     teacher_gates_of(&evaluating->routing.unet->config), false, &evaluating->teacher, fault))
         check_teacher(evaluating, &evaluating->teacher, fault);
     return comm_agree(evaluating->run->comm, fault);
 }
@@ -187,8 +182,8 @@ static bool open_teacher(struct evaluating *evaluating, struct fault *fault)
 static bool slice_expert(struct evaluating *evaluating, int64_t k, struct expert *expert, struct fault *fault)
 {
     struct teacher whole;
-    if (!teacher_load(evaluating->cfg->teacher_file, evaluating->backend, gates_of(&evaluating->routing),
-                      &whole, fault))
+    if (!teacher_load(evaluating->cfg->teacher_file, evaluating->backend,
+                      teacher_gates_of(&evaluating->routing.unet->config), &whole, fault))
         return false;
     bool ok = check_teacher(evaluating, &whole, fault);
     if (ok) {

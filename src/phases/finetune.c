@@ -196,7 +196,7 @@ static bool make_networks(struct expert_training *training, int64_t k, struct fa
     const struct finetuning *tuning = training->shared;
     const struct finetune_cfg *cfg = tuning->cfg;
     const struct unet_config *config = &tuning->routing.unet->config;
-    struct teacher_gates gates = {config->ff_entries, config->depth_gates};
+    struct teacher_gates gates = teacher_gates_of(config);
     if (!teacher_load(cfg->teacher_file, tuning->backend, gates, &training->teacher, fault)) return false;
     expert_slice(&training->teacher, &tuning->routing, k, true, &training->expert);
     if (distils(cfg)) {
@@ -232,15 +232,8 @@ static void make_student(struct expert_training *training)
 static void make_optimiser(struct expert_training *training)
 {
     const struct finetune_cfg *cfg = training->shared->cfg;
-    double scale = cfg->lr_scale == LR_SCALE_SQRT_BATCH ? sqrt((double)cfg->batch) : 1;
-    struct optimiser_config optimiser = {.learning_rate = cfg->learning_rate * scale,
-                                         .warmup_steps = cfg->lr_warmup,
-                                         .beta1 = cfg->beta1,
-                                         .beta2 = cfg->beta2,
-                                         .epsilon = cfg->epsilon,
-                                         .weight_decay = cfg->weight_decay,
-                                         .clip_norm = cfg->clip_norm,
-                                         .ema_decay = cfg->ema_decay};
+    struct optimiser_config optimiser = cfg->optimiser;
+    if (cfg->lr_scale == LR_SCALE_SQRT_BATCH) optimiser.learning_rate *= sqrt((double)cfg->batch);
     struct parameter_set *parameters = &training->expert.unet->parameters;
     optimiser_init(&training->optimiser, &optimiser, parameters);
     gradient_buckets_init(&training->buckets, training->training.run->comm, parameters,
@@ -405,8 +398,7 @@ static bool run_step(void *task, double *values, struct fault *fault)
     gradient_buckets_finish(&training->buckets);
     mean_losses(training, values);
     values[COLUMN_LR] = optimiser_learning_rate(&training->optimiser);
-    values[COLUMN_NORM] = isfinite(values[COLUMN_LOSS]) ? optimiser_update(&training->optimiser)
-                                                        : optimiser_skip(&training->optimiser);
+    values[COLUMN_NORM] = optimiser_update(&training->optimiser, values[COLUMN_LOSS]);
     timer_stop(run->timers, "update");
     values[COLUMN_RATE] = (double)cfg->batch / (timer_now() - began);
     training->training.step++;
@@ -466,12 +458,7 @@ static bool report_memory(const struct finetuning *tuning, const struct run *gro
     training.student.buckets = NULL; // there is nothing to sum, and nobody would wait for the sums
     const struct dataset_info *info = tuning->info;
     int64_t count = tuning->cfg->micro_batch < training.count ? tuning->cfg->micro_batch : training.count;
-    struct batch batch = {
-        .count = count,
-        .latents = check_calloc((size_t)(count * info->height * info->width * info->channels), sizeof(float)),
-        .text_states = check_calloc((size_t)(count * info->tokens * info->text_width), sizeof(float)),
-        .text_mask = check_calloc((size_t)(count * info->tokens), sizeof(float))};
-    noised_batch_make(&training.noised, &training.expert.schedule, info, &batch, 0, 0, 0, 0);
+    noised_batch_blank(&training.noised, &training.expert.schedule, info, count);
     run_passes(&training);
     double step = comm_max(group->comm, (double)arena_peak(tape_arena(tuning->tape)));
     log_info(group->log,
@@ -479,9 +466,6 @@ static bool report_memory(const struct finetuning *tuning, const struct run *gro
              "MiB to sum gradients",
              (long long)k, (double)backend_bytes_held(tuning->backend) / 0x1p20, step / 0x1p20,
              (double)gradient_buckets_bytes(&training.buckets) / 0x1p20);
-    free(batch.latents);
-    free(batch.text_states);
-    free(batch.text_mask);
     end_training(&training);
     return true;
 }

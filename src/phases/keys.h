@@ -14,6 +14,7 @@
 #include "io/deck.h"
 #include "router/normal_form.h"
 #include "router/resource.h"
+#include "train/optimiser.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -100,9 +101,7 @@ struct pretrain_cfg {
     int64_t shift;                  /* pixels */
     char *initial;                  /* a teacher file to begin with; "": random weights */
     int64_t steps, batch, micro_batch;
-    double learning_rate;
-    int64_t lr_warmup;
-    double beta1, beta2, epsilon, weight_decay, clip_norm, ema_decay;
+    struct optimiser_config optimiser;
     enum prediction prediction;
     double min_snr; /* gamma, 0: off */
     double prompt_dropout;
@@ -168,10 +167,8 @@ struct finetune_cfg {
     int64_t steps;                                                  /* of each expert */
     double epochs; /* > 0: passes over each expert's prompts, instead of steps */
     int64_t batch, micro_batch;
-    double learning_rate;
+    struct optimiser_config optimiser; /* its learning rate before lr_scale */
     enum lr_scale lr_scale;
-    int64_t lr_warmup;
-    double beta1, beta2, epsilon, weight_decay, clip_norm, ema_decay;
     double w_ddpm, w_distill_out, w_distill_block;
     double min_snr; /* gamma, 0: off */
     double prompt_dropout;

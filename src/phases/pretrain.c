@@ -21,7 +21,6 @@
 #include "train/noised_batch.h"
 #include "train/sample_request.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -154,15 +153,7 @@ static bool build(struct pretraining *training, const struct unet_config *config
     parameter_set_allocate(parameters, true);
     initialise(training, fault);
     if (!comm_agree(run->comm, fault)) return false;
-    struct optimiser_config optimiser = {.learning_rate = cfg->learning_rate,
-                                         .warmup_steps = cfg->lr_warmup,
-                                         .beta1 = cfg->beta1,
-                                         .beta2 = cfg->beta2,
-                                         .epsilon = cfg->epsilon,
-                                         .weight_decay = cfg->weight_decay,
-                                         .clip_norm = cfg->clip_norm,
-                                         .ema_decay = cfg->ema_decay};
-    optimiser_init(&training->optimiser, &optimiser, parameters);
+    optimiser_init(&training->optimiser, &cfg->optimiser, parameters);
     gradient_buckets_init(&training->buckets, run->comm, parameters, (size_t)cfg->bucket_mib << 20,
                           cfg->deterministic);
     training->tape = tape_new(training->backend, training->dtype);
@@ -256,8 +247,7 @@ static bool run_step(void *task, double *values, struct fault *fault)
     comm_sum_ordered(training->run->comm, &sum, 1);
     values[COLUMN_LOSS] = sum / (double)cfg->batch;
     values[COLUMN_LR] = optimiser_learning_rate(&training->optimiser);
-    values[COLUMN_NORM] = isfinite(values[COLUMN_LOSS]) ? optimiser_update(&training->optimiser)
-                                                        : optimiser_skip(&training->optimiser);
+    values[COLUMN_NORM] = optimiser_update(&training->optimiser, values[COLUMN_LOSS]);
     timer_stop(timers, "update");
     values[COLUMN_RATE] = (double)cfg->batch / (timer_now() - began);
     training->training.step++;
@@ -339,16 +329,8 @@ static void report_memory(struct pretraining *training)
 {
     const struct dataset_info *info = dataset_info(training->dataset);
     int64_t count = training->cfg->micro_batch;
-    struct batch batch = {
-        .count = count,
-        .latents = check_calloc((size_t)(count * info->height * info->width * info->channels), sizeof(float)),
-        .text_states = check_calloc((size_t)(count * info->tokens * info->text_width), sizeof(float)),
-        .text_mask = check_calloc((size_t)(count * info->tokens), sizeof(float))};
-    noised_batch_make(&training->noised, &training->schedule, info, &batch, 0, 0, 0, 0);
+    noised_batch_blank(&training->noised, &training->schedule, info, count);
     run_micro_batch(training, 0, false);
-    free(batch.latents);
-    free(batch.text_states);
-    free(batch.text_mask);
     log_info(training->run->log,
              "planned memory a rank: %.1f MiB of weights and moments, %.1f MiB for a step, %.1f MiB to sum "
              "gradients",

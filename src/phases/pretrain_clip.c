@@ -139,15 +139,7 @@ static bool build(struct clip_training *training, const struct clip_vision_confi
     training->clip = clip_new(training->backend, config, info->embedding_width);
     parameter_set_allocate(&training->clip->parameters, true);
     clip_initialise(training->clip, (uint64_t)cfg->run.seed);
-    struct optimiser_config optimiser = {.learning_rate = cfg->learning_rate,
-                                         .warmup_steps = cfg->lr_warmup,
-                                         .beta1 = cfg->beta1,
-                                         .beta2 = cfg->beta2,
-                                         .epsilon = cfg->epsilon,
-                                         .weight_decay = cfg->weight_decay,
-                                         .clip_norm = cfg->clip_norm,
-                                         .ema_decay = cfg->ema_decay};
-    optimiser_init(&training->optimiser, &optimiser, &training->clip->parameters);
+    optimiser_init(&training->optimiser, &cfg->optimiser, &training->clip->parameters);
     gradient_buckets_init(&training->buckets, run->comm, &training->clip->parameters,
                           (size_t)cfg->bucket_mib << 20, cfg->deterministic);
     training->tape = tape_new(training->backend, training->dtype);
@@ -354,7 +346,7 @@ static bool run_step(void *task, double *values, struct fault *fault)
     timer_start(timers, "update");
     gradient_buckets_finish(&training->buckets);
     values[COLUMN_LR] = optimiser_learning_rate(&training->optimiser);
-    values[COLUMN_NORM] = optimiser_update(&training->optimiser);
+    values[COLUMN_NORM] = optimiser_update(&training->optimiser, values[COLUMN_LOSS]);
     values[COLUMN_SCALE] = clip_bound_scale(training->clip);
     timer_stop(timers, "update");
     values[COLUMN_RATE] = (double)cfg->batch / (timer_now() - began);

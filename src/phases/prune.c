@@ -621,12 +621,7 @@ static void report_memory(struct pruning *pruning)
 {
     const struct dataset_info *info = pruning->info;
     int64_t count = pruning->cfg->micro_batch, n = pruning->routing.router->n;
-    struct batch batch = {
-        .count = count,
-        .latents = check_calloc((size_t)(count * info->height * info->width * info->channels), sizeof(float)),
-        .text_states = check_calloc((size_t)(count * info->tokens * info->text_width), sizeof(float)),
-        .text_mask = check_calloc((size_t)(count * info->tokens), sizeof(float))};
-    noised_batch_make(&pruning->noised, &pruning->teacher.schedule, info, &batch, 0, 0, 0, 0);
+    noised_batch_blank(&pruning->noised, &pruning->teacher.schedule, info, count);
     double *losses = check_malloc(3 * (size_t)count * sizeof *losses);
     float *gates = check_calloc((size_t)(count * n), sizeof *gates),
           *gradient = check_malloc((size_t)(count * n) * sizeof *gradient);
@@ -638,9 +633,6 @@ static void report_memory(struct pruning *pruning)
     free(losses);
     free(gates);
     free(gradient);
-    free(batch.latents);
-    free(batch.text_states);
-    free(batch.text_mask);
 }
 
 static void release(struct pruning *pruning)

@@ -99,8 +99,7 @@ static bool open_teacher(struct sampling *sampling, struct fault *fault)
                           (struct teacher_gates){32, true}, false, teacher, fault);
     } else {
         const struct unet_config *config = config_of(sampling);
-        ok = teacher_load(cfg->teacher_file, sampling->backend,
-                          (struct teacher_gates){config->ff_entries, config->depth_gates}, teacher, fault) &&
+        ok = teacher_load(cfg->teacher_file, sampling->backend, teacher_gates_of(config), teacher, fault) &&
              routing_check_teacher(&sampling->routing, cfg->router_file, teacher->lineage.content_id,
                                    cfg->teacher_file, fault);
     }

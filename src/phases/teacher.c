@@ -8,6 +8,11 @@
 
 enum { MAX_CONFIG_BYTES = 1 << 20 };
 
+struct teacher_gates teacher_gates_of(const struct unet_config *config)
+{
+    return (struct teacher_gates){config->ff_entries, config->depth_gates};
+}
+
 bool teacher_read_schedule(struct h5_reader *reader, struct noise_schedule *schedule, struct fault *fault)
 {
     char *name;

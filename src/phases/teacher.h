@@ -19,6 +19,9 @@ struct teacher_gates {
     bool depth_gates;
 };
 
+/* Those of a network that is there: the router's. */
+struct teacher_gates teacher_gates_of(const struct unet_config *config);
+
 /* Reads a teacher with its masters in memory, to be sliced or frozen. Local: every rank reads. Free with
  * teacher_clear. */
 bool teacher_load(const char *path, struct backend *backend, struct teacher_gates gates,

@@ -80,6 +80,20 @@ void noised_batch_make_fixed(struct noised_batch *noised, const struct noise_sch
     copy_texts(noised, info, batch);
 }
 
+void noised_batch_blank(struct noised_batch *noised, const struct noise_schedule *schedule,
+                        const struct dataset_info *info, int64_t count)
+{
+    struct batch batch = {.count = count,
+                          .latents = check_calloc((size_t)(count * latent_size(info)), sizeof(float)),
+                          .text_states =
+                              check_calloc((size_t)(count * info->tokens * info->text_width), sizeof(float)),
+                          .text_mask = check_calloc((size_t)(count * info->tokens), sizeof(float))};
+    noised_batch_make(noised, schedule, info, &batch, 0, 0, 0, 0);
+    free(batch.latents);
+    free(batch.text_states);
+    free(batch.text_mask);
+}
+
 struct unet_input noised_batch_input(struct tape *tape, const struct noised_batch *noised,
                                      const struct dataset_info *info, int64_t first, int64_t count)
 {

@@ -27,6 +27,9 @@ void noised_batch_make(struct noised_batch *noised, const struct noise_schedule 
 void noised_batch_make_fixed(struct noised_batch *noised, const struct noise_schedule *schedule,
                              const struct dataset_info *info, const struct batch *batch, uint64_t seed,
                              int timestep, const int64_t *item);
+/* `count` samples of latents and texts that are zero: for a pass whose memory alone is asked for. */
+void noised_batch_blank(struct noised_batch *noised, const struct noise_schedule *schedule,
+                        const struct dataset_info *info, int64_t count);
 void noised_batch_clear(struct noised_batch *noised);
 
 /* Samples [first, first + count) on a tape: the UNet's inputs (no gates), and the target [count, H, W, C]

@@ -52,7 +52,7 @@ double optimiser_learning_rate(const struct optimiser *optimiser)
     return config->learning_rate * (double)(optimiser->step + 1) / (double)config->warmup_steps;
 }
 
-double optimiser_update(struct optimiser *optimiser)
+double optimiser_update(struct optimiser *optimiser, double loss)
 {
     struct parameter_set *set = optimiser->parameters;
     struct backend *backend = set->backend;
@@ -62,7 +62,7 @@ double optimiser_update(struct optimiser *optimiser)
         const struct tensor *gradient = &set->items[i]->gradient;
         squares += backend->ops->sum_of_squares(backend, gradient->data, tensor_count(gradient));
     }
-    double norm = sqrt(squares);
+    double norm = isfinite(loss) ? sqrt(squares) : NAN;
     if (!isfinite(norm)) {
         optimiser->skipped++;
         return norm;
@@ -88,12 +88,6 @@ double optimiser_update(struct optimiser *optimiser)
             backend->ops->average(backend, decay, parameter->value.data, optimiser->average[i], count);
     }
     return norm;
-}
-
-double optimiser_skip(struct optimiser *optimiser)
-{
-    optimiser->skipped++;
-    return NAN;
 }
 
 void optimiser_swap_average(struct optimiser *optimiser)

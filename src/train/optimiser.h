@@ -30,13 +30,10 @@ void optimiser_clear(struct optimiser *optimiser);
 double optimiser_learning_rate(const struct optimiser *optimiser);
 
 /* Makes one update with the gradients of the parameters, which are the sums over ranks already
- * (train/gradient_buckets.h). A gradient that is not finite changes nothing but the count of skipped steps.
- * Returns the norm of the gradient. Local: ranks with the same gradients stay the same. */
-double optimiser_update(struct optimiser *optimiser);
-
-/* Leaves a step out and counts it, as for a gradient that is not finite: for a loss that is not. Returns NaN,
- * as its gradient's norm. Local. */
-double optimiser_skip(struct optimiser *optimiser);
+ * (train/gradient_buckets.h). A gradient or a `loss` that is not finite changes nothing but the count of
+ * skipped steps. Returns the norm of the gradient, NaN for such a loss. Local: ranks with the same gradients
+ * and loss stay the same. */
+double optimiser_update(struct optimiser *optimiser, double loss);
 
 /* Exchanges weights and averages, so that the network computes with the averages; a second call exchanges
  * them back. Nothing without EMA. */

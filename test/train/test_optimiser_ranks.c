@@ -110,7 +110,7 @@ static void steps_are_those_of_the_formulas(void **state)
             share(comm, gradient, mine);
             put(&set, true, mine);
             gradient_buckets_finish(&buckets);
-            double found = optimiser_update(&optimiser);
+            double found = optimiser_update(&optimiser, 0);
             assert_float_equal(found, norm, 1e-5 * norm);
             expect_step(step, norm, gradient, value, m, v, average);
             check(&set, "weight", value);
@@ -124,8 +124,15 @@ static void steps_are_those_of_the_formulas(void **state)
         if (comm_rank(comm) == comm_size(comm) - 1) mine[7] = NAN;
         put(&set, true, mine);
         gradient_buckets_finish(&buckets);
-        assert_false(isfinite(optimiser_update(&optimiser)));
+        assert_false(isfinite(optimiser_update(&optimiser, 0)));
         assert_int_equal(optimiser.skipped, 1);
+        assert_int_equal(optimiser.step, STEPS);
+        check(&set, "weight", value);
+
+        // nor does a loss that is not, whatever its gradient
+        parameter_set_zero_gradients(&set);
+        assert_false(isfinite(optimiser_update(&optimiser, INFINITY)));
+        assert_int_equal(optimiser.skipped, 2);
         assert_int_equal(optimiser.step, STEPS);
         check(&set, "weight", value);
         gradient_buckets_clear(&buckets);
