@@ -5,7 +5,7 @@
 
 #include <stdlib.h>
 
-enum { MAX_BATCH = 1 << 16, MAX_SIDE = 1 << 12 };
+enum { MAX_BATCH = 1 << 16, MAX_SIDE = 1 << 10 };
 
 /* image [B, 3, H, W] as [B, H, W, 3] */
 static bool read_image(struct verification *verification, int64_t nchw[4], float **image, struct fault *fault)
