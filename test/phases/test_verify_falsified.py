@@ -130,7 +130,7 @@ class Falsified(unittest.TestCase):
                               ("prune_step_main", "inputs/gumbel_code"), ("prune_step_main", "inputs/eps"),
                               ("prune_step_warmup", "inputs/predictor_bias"), ("pndm", "inputs/sample"),
                               ("ddim", "inputs/model_output"), ("dpmpp", "inputs/sample"),
-                              ("inception_narrow", "inputs/image"),
+                              ("inception_narrow_least", "inputs/image"),
                               ("dpmpp", "inputs/model_output"), ("frechet", "inputs/a"), ("frechet", "inputs/b"),
                               ("cmmd", "inputs/a"), ("cmmd", "inputs/b")):
             with self.subTest(name=name, dataset=dataset):

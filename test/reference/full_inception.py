@@ -6,10 +6,6 @@
 Too large to be kept with the fixtures. The weights pass through a pickle in the published form and postproc/inception_weights.py.
 """
 
-import time
-
-import torch
-
 import fixture
 import inception
 
@@ -19,15 +15,6 @@ fixture.FOLDER = fixture.Path(__file__).resolve().parents[2] / "build" / "refere
 def main():
     network = inception.make_folder("inception_full", 1)
     path = inception.write("inception_full", "inception_full", network, 2, 299, 299)
-    batch = torch.rand(8, 3, 299, 299)
-    with inception.mock.patch.object(inception.published, "fid_inception_v3", return_value=network), torch.inference_mode():
-        model = inception.published.InceptionV3([3], resize_input=False).eval()
-        times = []
-        for _ in range(4):
-            start = time.perf_counter()
-            model(batch)
-            times.append((time.perf_counter() - start) / len(batch))
-    print(f"PyTorch, {torch.get_num_threads()} threads, batches of {len(batch)}: {min(times):.4f} s a picture")
     print(path)
 
 

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
 import torch
 from pytorch_fid import inception as published
 from torchvision.models.inception import BasicConv2d
@@ -32,27 +31,46 @@ def make_network(divisor):
     return network.eval()
 
 
-def randomise(network, name):
-    """Weights under which values keep their size from layer to layer, and no part of a norm is lost."""
-    generator = torch.Generator().manual_seed(int(fixture.generator(name).integers(2**31)))
+def features_of(network, image):
+    """pytorch-fid's features [B, F] of pictures with values of 0..255."""
+    with mock.patch.object(published, "fid_inception_v3", return_value=network):
+        model = published.InceptionV3([3], resize_input=False).train(network.training)
+    return model(image / 255)[0].flatten(1)
 
-    def normal(like, scale, mean=0.0):
-        return mean + scale * torch.randn(like.shape, generator=generator)
 
+def random_pictures(rng, samples, height, width):
+    """A few colours that flow into each other, as in pictures, and noise; values of 0..255 with fractions."""
+    colours = torch.tensor(rng.uniform(0, 255, (samples, 3, 5, 6)), dtype=torch.float32)
+    smooth = torch.nn.functional.interpolate(colours, (height, width), mode="bilinear")
+    noise = torch.tensor(rng.uniform(-20, 20, (samples, 3, height, width)), dtype=torch.float32)
+    return (smooth + noise).clamp(0, 255)
+
+
+def randomise(network, rng):
+    """Random weights; statistics that are nearly those of some pictures, as in a trained network: few channels are zero everywhere."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+
+    def spread(parameter, scale, mean=0.0):
+        parameter.copy_(mean + scale * torch.randn(parameter.shape, generator=generator))
+
+    layers = [module for module in network.modules() if isinstance(module, BasicConv2d)]
     with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, BasicConv2d):
-                module.conv.weight.copy_(normal(module.conv.weight, (2 / module.conv.weight[0].numel()) ** 0.5))
-                module.bn.weight.copy_(normal(module.bn.weight, 0.2, 1.0))
-                module.bn.bias.copy_(normal(module.bn.bias, 0.1))
-                module.bn.running_mean.copy_(normal(module.bn.running_mean, 0.1))
-                module.bn.running_var.copy_(0.5 + torch.rand(module.bn.running_var.shape, generator=generator))
+        for layer in layers:
+            spread(layer.conv.weight, (2 / layer.conv.weight[0].numel()) ** 0.5)
+            spread(layer.bn.weight, 0.2, 1.0)
+            spread(layer.bn.bias, 0.2, 1.0)
+            layer.bn.momentum = 1.0  # the statistics of the one batch that follows
+        features_of(network.train(), random_pictures(rng, 6, 107, 139))
+        for layer in layers:
+            deviation = layer.bn.running_var.sqrt()
+            layer.bn.running_mean += 0.1 * deviation * torch.randn(deviation.shape, generator=generator)
+            layer.bn.running_var *= 0.7 + 0.6 * torch.rand(deviation.shape, generator=generator)
+    return network.eval()
 
 
 def make_folder(name, divisor):
     """FOLDER/<name>/ by the tool, from a pickle like the published one; the network."""
-    network = make_network(divisor)
-    randomise(network, name)
+    network = randomise(make_network(divisor), fixture.generator(name + " weights"))
     fixture.FOLDER.mkdir(parents=True, exist_ok=True)
     pickle = fixture.FOLDER / f"{name}.pth"
     torch.save(network.state_dict(), pickle)
@@ -62,21 +80,15 @@ def make_folder(name, divisor):
 
 
 def write(name, folder, network, samples, height, width):
-    """Features of random pictures: of few colours, so that they are smooth as pictures are, with noise."""
-    rng = fixture.generator(name)
-    coarse = torch.tensor(rng.uniform(0, 255, (samples, 3, 5, 6)), dtype=torch.float32)
-    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
-    noise = torch.tensor(rng.uniform(-20, 20, (samples, 3, height, width)), dtype=torch.float32)
-    image = (smooth + noise).clamp(0, 255)
-    with mock.patch.object(published, "fid_inception_v3", return_value=network):
-        model = published.InceptionV3([3], resize_input=False).eval()
+    """Features of random pictures."""
+    image = random_pictures(fixture.generator(name), samples, height, width)
     with torch.no_grad():
-        single = model(image / 255)[0].flatten(1)
-        features = model.double()(image.double() / 255)[0].flatten(1)
-    model.float()
-    spread = (features[0] - features[-1]).abs().max() / features.abs().max() if samples > 1 else np.nan
-    print(f"    features {features.mean():.3g} +- {features.std():.3g}, two pictures apart by {spread:.2g} of the largest; "
-          f"{(features == 0).double().mean():.0%} are 0; PyTorch fp32: {(single - features).abs().max() / features.abs().max():.1e}")
+        single = features_of(network.float(), image)
+        features = features_of(network.double(), image.double())
+    network.float()
+    largest = features.abs().max()
+    print(f"    two pictures apart by {(features[0] - features[-1]).abs().max() / largest:.2g} of the largest feature, "
+          f"{(features == 0).double().mean():.0%} are 0; PyTorch fp32: {(single - features).abs().max() / largest:.1e}")
     return fixture.write(name, "inception", dict(folder=folder), inputs=dict(image=image), outputs=fixture.single(dict(features=features)))
 
 
