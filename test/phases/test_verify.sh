@@ -57,7 +57,8 @@ expect 1 "quantities are over their limits" test/fixtures/prune_step_main.h5 --s
 
 # bf16. Through some of these tiny networks (a group of one or two channels, a head of one) one rounding of the
 # weights moves a gradient by 0.1 of the largest, and PyTorch's own bf16 is as far off: 0.17 in unet_sd2's sample, 0.24
-# in unet_sd1_gated's gradients. So do the 94 random layers of inception_narrow, 0.1. Those have a limit that still tells a wrong index or a dropped term.
+# in unet_sd1_gated's gradients. The random layers of inception_narrow, one behind the other, move a feature by 0.1.
+# Those have a limit that still tells a wrong index or a dropped term.
 if "$program" input/verify.cfg --set run.folder="$folder/run" --set verify.reference=test/fixtures/transport_b7_k3.h5 \
     --set verify.precision=bf16 > "$folder/out" 2>&1; then
     for name in unet_odd unet_sd2_gated unet_sd2_sliced prune_step_main prune_step_warmup prune_step_warmup_soft \
