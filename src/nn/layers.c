@@ -52,14 +52,24 @@ void linear_init_stacked_bias(struct linear *layer, struct parameter_set *set, i
     }
 }
 
+void conv_init_kernel(struct conv *layer, struct parameter_set *set, int64_t in, int64_t out,
+                      int64_t kernel_height, int64_t kernel_width, struct convolution geometry,
+                      const char *name)
+{
+    layer->pointwise = kernel_height == 1 && kernel_width == 1 && geometry.stride == 1 &&
+                       geometry.pad_top + geometry.pad_bottom + geometry.pad_left + geometry.pad_right == 0;
+    layer->geometry = geometry;
+    layer->weight = parameter_add(set, true, layer->pointwise ? 2 : 4,
+                                  (int64_t[]){out, in, kernel_height, kernel_width}, "%s.weight", name);
+    layer->weight->file_rank = 4;
+    layer->bias = NULL;
+}
+
 void conv_init(struct conv *layer, struct parameter_set *set, int64_t in, int64_t out, int64_t kernel,
                int64_t stride, int64_t pad, const char *name)
 {
-    layer->pointwise = kernel == 1 && stride == 1 && pad == 0;
-    layer->geometry = (struct convolution){stride, pad, pad, pad, pad};
-    layer->weight = parameter_add(set, true, layer->pointwise ? 2 : 4, (int64_t[]){out, in, kernel, kernel},
-                                  "%s.weight", name);
-    layer->weight->file_rank = 4;
+    conv_init_kernel(layer, set, in, out, kernel, kernel, (struct convolution){stride, pad, pad, pad, pad},
+                     name);
     layer->bias = parameter_add(set, false, 1, &out, "%s.bias", name);
 }
 

@@ -18,7 +18,7 @@ struct linear {
  * one. */
 struct conv {
     struct convolution geometry;
-    struct parameter *weight; /* [out, in, kernel, kernel], or [out, in] when pointwise */
+    struct parameter *weight; /* [out, in, kernel height, kernel width], or [out, in] when pointwise */
     struct parameter *bias;   /* [out] or NULL */
     bool pointwise;
 };
@@ -45,6 +45,10 @@ void linear_init(struct linear *layer, struct parameter_set *set, int64_t in, in
                  const char *name);
 void conv_init(struct conv *layer, struct parameter_set *set, int64_t in, int64_t out, int64_t kernel,
                int64_t stride, int64_t pad, const char *name);
+/* The same with any kernel and geometry, and without a bias. */
+void conv_init_kernel(struct conv *layer, struct parameter_set *set, int64_t in, int64_t out,
+                      int64_t kernel_height, int64_t kernel_width, struct convolution geometry,
+                      const char *name);
 void group_norm_init(struct group_norm *layer, struct parameter_set *set, int64_t channels, int64_t groups,
                      float epsilon, const char *name);
 void layer_norm_init(struct layer_norm *layer, struct parameter_set *set, int64_t channels, float epsilon,

@@ -40,7 +40,7 @@ static const struct known_model known_models[] = {
     {"clip_vision", verify_clip_vision, true},
     {.name = "clip_bpe"},
     {.name = "mpnet"},
-    {.name = "inception"},
+    {"inception", verify_inception, true},
     {.name = "resize"},
 };
 

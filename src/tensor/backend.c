@@ -53,6 +53,7 @@ static const struct {
     SLOT(concat_backward),
     SLOT(upsample_forward),
     SLOT(upsample_backward),
+    SLOT(pool),
     SLOT(timestep_embedding),
     SLOT(embedding_forward),
     SLOT(embedding_backward),

@@ -32,7 +32,21 @@ struct gate {
     int64_t first, count;
 };
 
-enum activation { ACTIVATION_SILU, ACTIVATION_GELU_ERF, ACTIVATION_GELU_TANH, ACTIVATION_GELU_QUICK };
+/* A window that slides over a map: what it shows becomes one cell, the largest value or the mean. Cells of
+ * the padding count for neither; each pad is smaller than the kernel. */
+struct pooling {
+    bool mean; /* else the largest */
+    int64_t kernel_height, kernel_width;
+    struct convolution geometry;
+};
+
+enum activation {
+    ACTIVATION_SILU,
+    ACTIVATION_GELU_ERF,
+    ACTIVATION_GELU_TANH,
+    ACTIVATION_GELU_QUICK,
+    ACTIVATION_RELU,
+};
 
 /* Operands of attention: q, k, v are column ranges of wider matrices, so that one product can make all three.
  * q [B, Tq, heads x head_size] starts at column q_column of its tensor; k and v lie at k_column, v_column of
@@ -166,6 +180,10 @@ struct backend_ops {
      * Ho)) */
     void (*upsample_forward)(struct backend *backend, const struct tensor *x, struct tensor *y);
     void (*upsample_backward)(struct backend *backend, const struct tensor *dy, struct tensor *dx);
+
+    /* y [B, Ho, Wo, C] of x [B, H, W, C], channel by channel. No gradient: networks with it are frozen */
+    void (*pool)(struct backend *backend, const struct pooling *pooling, const struct tensor *x,
+                 struct tensor *y);
 
     /* ---- embeddings */
     /* y [B, C] of timesteps [B] fp32: diffusers' sinusoids, y = (cos, sin) halves when flip_sin_to_cos else

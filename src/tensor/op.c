@@ -94,14 +94,24 @@ static void convolution_backward(struct tape *tape, struct node *node)
     tape_gradient_pass(tape, node->out[0], node->in[1]);
 }
 
+/* Places of a sliding window in a map; 0: the map is smaller than the window. */
+static void windows(const struct convolution *geometry, const struct tensor *x, int64_t kernel_height,
+                    int64_t kernel_width, int64_t *height, int64_t *width)
+{
+    int64_t down = x->dim[1] + geometry->pad_top + geometry->pad_bottom - kernel_height;
+    int64_t right = x->dim[2] + geometry->pad_left + geometry->pad_right - kernel_width;
+    *height = down < 0 ? 0 : down / geometry->stride + 1;
+    *width = right < 0 ? 0 : right / geometry->stride + 1;
+}
+
 struct tensor *op_convolution(struct tape *tape, struct convolution geometry, struct tensor *x,
                               struct parameter *weight, struct parameter *bias, struct tensor *residual)
 {
     const int64_t *kernel = weight->value.dim; // [O, I, kH, kW]
     CHECK_SHAPES(x->rank == 4 && weight->value.rank == 4 && kernel[1] == x->dim[3], "convolution", x,
                  &weight->value);
-    int64_t height = (x->dim[1] + geometry.pad_top + geometry.pad_bottom - kernel[2]) / geometry.stride + 1;
-    int64_t width = (x->dim[2] + geometry.pad_left + geometry.pad_right - kernel[3]) / geometry.stride + 1;
+    int64_t height, width;
+    windows(&geometry, x, kernel[2], kernel[3], &height, &width);
     CHECK_SHAPES(height > 0 && width > 0, "convolution of a map smaller than its kernel", x, &weight->value);
     struct tensor *y = tape_tensor(tape, x->dtype, 4, (int64_t[]){x->dim[0], height, width, kernel[0]});
     if (bias) CHECK_SHAPES(tensor_count(&bias->value) == kernel[0], "convolution bias", y, &bias->value);
@@ -428,6 +438,25 @@ struct tensor *op_upsample(struct tape *tape, struct tensor *x, int64_t height, 
     struct tensor *y = tape_tensor(tape, x->dtype, 4, (int64_t[]){x->dim[0], height, width, x->dim[3]});
     OPS(tape)->upsample_forward(tape_backend(tape), x, y);
     tape_record(tape, &(struct node){.backward = upsample_backward, .in = {x}, .out = {y}});
+    return y;
+}
+
+struct tensor *op_pool(struct tape *tape, struct pooling pooling, struct tensor *x)
+{
+    const struct convolution *geometry = &pooling.geometry;
+    int64_t height, width;
+    CHECK(x->rank == 4 && !x->needs_grad, "pooling of %s%s", tensor_text(x, (char[TENSOR_TEXT_SIZE]){0}),
+          x->needs_grad ? ", which needs a gradient: there is none" : "");
+    CHECK(geometry->pad_top < pooling.kernel_height && geometry->pad_bottom < pooling.kernel_height &&
+              geometry->pad_left < pooling.kernel_width && geometry->pad_right < pooling.kernel_width,
+          "pooling: a pad as large as the kernel of %lld x %lld", (long long)pooling.kernel_height,
+          (long long)pooling.kernel_width);
+    windows(geometry, x, pooling.kernel_height, pooling.kernel_width, &height, &width);
+    CHECK(height > 0 && width > 0, "pooling of %s by a larger window, %lld x %lld",
+          tensor_text(x, (char[TENSOR_TEXT_SIZE]){0}), (long long)pooling.kernel_height,
+          (long long)pooling.kernel_width);
+    struct tensor *y = tape_tensor(tape, x->dtype, 4, (int64_t[]){x->dim[0], height, width, x->dim[3]});
+    OPS(tape)->pool(tape_backend(tape), &pooling, x, y);
     return y;
 }
 

@@ -54,6 +54,9 @@ struct tensor *op_concat_tokens(struct tape *tape, struct tensor *a, struct tens
 /* [B, H, W, C] -> [B, height, width, C], nearest neighbour */
 struct tensor *op_upsample(struct tape *tape, struct tensor *x, int64_t height, int64_t width);
 
+/* [B, H, W, C] -> [B, Ho, Wo, C], the largest or the mean of each window; no gradient: x must not need one */
+struct tensor *op_pool(struct tape *tape, struct pooling pooling, struct tensor *x);
+
 /* timesteps [B] fp32 -> [B, channels] in the tape's dtype; no gradient */
 struct tensor *op_timestep_embedding(struct tape *tape, struct tensor *timesteps, int64_t channels,
                                      bool flip_sin_to_cos, float shift);

@@ -79,6 +79,7 @@ class Falsified(unittest.TestCase):
             ("prune_step_main", "outputs/similarity", 2e-9),
             ("bert_small", "outputs/embedding", 2e-4),
             ("sentence_encoder_small", "outputs/embedding", 2e-4),
+            ("inception_narrow", "outputs/features", 2e-4),
             ("pndm", "outputs/samples", 2e-4),
             ("ddim", "outputs/samples", 2e-4),
             ("dpmpp_epsilon", "outputs/samples", 2e-4),
@@ -129,6 +130,7 @@ class Falsified(unittest.TestCase):
                               ("prune_step_main", "inputs/gumbel_code"), ("prune_step_main", "inputs/eps"),
                               ("prune_step_warmup", "inputs/predictor_bias"), ("pndm", "inputs/sample"),
                               ("ddim", "inputs/model_output"), ("dpmpp", "inputs/sample"),
+                              ("inception_narrow_least", "inputs/image"),
                               ("dpmpp", "inputs/model_output"), ("frechet", "inputs/a"), ("frechet", "inputs/b"),
                               ("cmmd", "inputs/a"), ("cmmd", "inputs/b")):
             with self.subTest(name=name, dataset=dataset):
@@ -185,6 +187,10 @@ class Falsified(unittest.TestCase):
             ("unet_sd2_sliced", lambda file: shift(file[width_gate], 0.5, 0), "gates of a sliced network are 0 or 1"),
             ("unet_sd2_sliced", replace(width_gate, np.zeros((2, 4), "f4")), "down_blocks.0.resnets.0 keeps none"),
             ("unet_sd2_sliced", remove("weights/conv_in.bias"), "weights/conv_in.bias"),
+            ("inception_narrow", replace("inputs/image", np.zeros((1, 3, 74, 99), "f4")), "dimension 2 is 74, allowed 75 to 1024"),
+            ("inception_narrow", replace("inputs/image", np.zeros((1, 1, 99, 99), "f4")), "inputs/image"),
+            ("inception_narrow", replace("inputs/image", np.full((1, 3, 75, 75), bad)), "inputs/image: element 0 is not finite"),
+            ("inception_narrow", attribute("folder", "nowhere"), "nowhere/config.json"),
             ("transport_b7_k3", attribute("eps", 0.0), "eps"),
             ("transport_b7_k3", attribute("iterations", -1), "iterations"),
             ("transport_b7_k3", attribute("iterations", "three"), "iterations"),

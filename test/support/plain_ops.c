@@ -64,6 +64,37 @@ void plain_convolution(const struct plain_convolution *c, const double *x, const
             }
 }
 
+/* One cell of a sample's channel: x [H, W, channels], from its channel on. */
+static double pool_cell(const struct pooling *pooling, int64_t height, int64_t width, int64_t channels,
+                        int64_t row, int64_t column, const double *x)
+{
+    const struct convolution *geometry = &pooling->geometry;
+    double largest = -INFINITY, sum = 0, count = 0;
+    for (int64_t p = 0; p < pooling->kernel_height; p++)
+        for (int64_t q = 0; q < pooling->kernel_width; q++) {
+            int64_t h = row * geometry->stride + p - geometry->pad_top;
+            int64_t w = column * geometry->stride + q - geometry->pad_left;
+            if (h < 0 || h >= height || w < 0 || w >= width) continue;
+            double value = x[(h * width + w) * channels];
+            largest = fmax(largest, value);
+            sum += value;
+            count++;
+        }
+    return pooling->mean ? sum / count : largest;
+}
+
+void plain_pool(const struct pooling *pooling, int64_t samples, int64_t height, int64_t width,
+                int64_t channels, int64_t y_height, int64_t y_width, const double *x, double *y)
+{
+    for (int64_t sample = 0; sample < samples; sample++)
+        for (int64_t row = 0; row < y_height; row++)
+            for (int64_t column = 0; column < y_width; column++)
+                for (int64_t c = 0; c < channels; c++)
+                    y[((sample * y_height + row) * y_width + column) * channels + c] =
+                        pool_cell(pooling, height, width, channels, row, column,
+                                  x + sample * height * width * channels + c);
+}
+
 void plain_group_norm(int64_t samples, int64_t tokens, int64_t channels, int64_t groups, double epsilon,
                       bool silu, struct plain_gate gate, const double *x, const double *shift,
                       const double *weight, const double *bias, double *y)
@@ -147,6 +178,8 @@ double plain_activation(enum activation kind, double x)
         return x * (1 + tanh(sqrt(2 / acos(-1)) * (x + 0.044715 * x * x * x))) / 2;
     case ACTIVATION_GELU_QUICK:
         return x / (1 + exp(-1.702 * x));
+    case ACTIVATION_RELU:
+        return x > 0 ? x : 0;
     }
     return NAN;
 }

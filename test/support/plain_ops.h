@@ -25,6 +25,10 @@ int64_t plain_convolution_width(const struct plain_convolution *convolution);
 void plain_convolution(const struct plain_convolution *convolution, const double *x, const double *weight,
                        const double *bias, const double *residual, double *y);
 
+/* x [B, H, W, channels]; the window's cells that lie in the map alone */
+void plain_pool(const struct pooling *pooling, int64_t samples, int64_t height, int64_t width,
+                int64_t channels, int64_t y_height, int64_t y_width, const double *x, double *y);
+
 void plain_group_norm(int64_t samples, int64_t tokens, int64_t channels, int64_t groups, double epsilon,
                       bool silu, struct plain_gate gate, const double *x, const double *shift,
                       const double *weight, const double *bias, double *y);

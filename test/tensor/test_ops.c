@@ -39,7 +39,7 @@ struct sizes {
     double offset;             /* of x: a large mean */
     float number;              /* op_scale's factor, the timestep embedding's shift */
     enum activation kind;
-    bool silu, shift, bias, residual, key_mask, causal, flip, fp32_only;
+    bool silu, shift, bias, residual, key_mask, causal, flip, mean, fp32_only;
     double zero_scale; /* size of the gradients that cancel to zero (one channel a group), else 0 */
     double tolerance;  /* in units of the usual one; 0 means 1 */
 };
@@ -640,6 +640,33 @@ static void upsample_backward(struct run *run)
     run->backend->ops->upsample_backward(run->backend, &run->dy, gradient_of(run, 0));
 }
 
+/* pool: x [B, H, W, C] */
+static struct pooling pooling_of(const struct run *run)
+{
+    struct sizes s = run->sizes;
+    return (struct pooling){s.mean, s.kernel_height, s.kernel_width, s.geometry};
+}
+
+static void pool_declare(struct run *run)
+{
+    struct sizes s = run->sizes;
+    input(run, 0, "x", TARGET, SHAPE(s.B, s.H, s.W, s.C));
+    output(run, run->dtype, SHAPE(s.B, s.y_height, s.y_width, s.C));
+}
+
+static void pool_plain(const struct run *run, double *y)
+{
+    struct sizes s = run->sizes;
+    struct pooling pooling = pooling_of(run);
+    plain_pool(&pooling, s.B, s.H, s.W, s.C, s.y_height, s.y_width, run->in[0].value, y);
+}
+
+static void pool_forward(struct run *run)
+{
+    struct pooling pooling = pooling_of(run);
+    run->backend->ops->pool(run->backend, &pooling, tensor_of(run, 0), &run->y);
+}
+
 /* timestep_embedding: timesteps [B] */
 static void timestep_declare(struct run *run)
 {
@@ -764,6 +791,7 @@ static const struct op depth_mix = {"depth_mix", depth_mix_declare, depth_mix_pl
 static const struct op concat = {"concat", concat_declare, concat_plain, concat_forward, concat_backward};
 static const struct op upsample = {"upsample", upsample_declare, upsample_plain, upsample_forward,
                                    upsample_backward};
+static const struct op pool = {"pool", pool_declare, pool_plain, pool_forward, NULL};
 static const struct op timestep_embedding = {"timestep_embedding", timestep_declare, timestep_plain,
                                              timestep_forward, NULL};
 static const struct op embedding = {"embedding", embedding_declare, embedding_plain, embedding_forward,
@@ -881,6 +909,7 @@ static const struct op_case cases[] = {
     {&activation, "GELU by erf", {.B = 2, .T = 13, .C = 7, .kind = ACTIVATION_GELU_ERF}},
     {&activation, "GELU by tanh", {.B = 2, .T = 13, .C = 7, .kind = ACTIVATION_GELU_TANH}},
     {&activation, "quick GELU", {.B = 2, .T = 13, .C = 7, .kind = ACTIVATION_GELU_QUICK}},
+    {&activation, "ReLU", {.B = 2, .T = 13, .C = 7, .kind = ACTIVATION_RELU}},
     {&activation, "long", {.B = 3, .T = 77, .C = 111, .kind = ACTIVATION_SILU}},
 
     {&add, "small", {.B = 1, .T = 13, .C = 7}},
@@ -899,6 +928,78 @@ static const struct op_case cases[] = {
     {&upsample, "odd", {.B = 1, .H = 3, .W = 4, .C = 5, .y_height = 7, .y_width = 9}},
     {&upsample, "smaller and larger", {.B = 2, .H = 7, .W = 3, .C = 3, .y_height = 4, .y_width = 11}},
     {&upsample, "long", {.B = 2, .H = 5, .W = 4, .C = 600, .y_height = 10, .y_width = 8}},
+
+    {&pool,
+     "largest, stride 2",
+     {.B = 2,
+      .H = 7,
+      .W = 8,
+      .C = 5,
+      .y_height = 3,
+      .y_width = 3,
+      .kernel_height = 3,
+      .kernel_width = 3,
+      .geometry = {2, 0, 0, 0, 0}}},
+    {&pool,
+     "largest, padded, all below zero",
+     {.B = 2,
+      .H = 4,
+      .W = 5,
+      .C = 17,
+      .y_height = 4,
+      .y_width = 5,
+      .kernel_height = 3,
+      .kernel_width = 3,
+      .geometry = {1, 1, 1, 1, 1},
+      .offset = -9}},
+    {&pool,
+     "mean, padded",
+     {.B = 2,
+      .H = 4,
+      .W = 5,
+      .C = 7,
+      .y_height = 4,
+      .y_width = 5,
+      .kernel_height = 3,
+      .kernel_width = 3,
+      .geometry = {1, 1, 1, 1, 1},
+      .mean = true}},
+    {&pool,
+     "mean, padded, map smaller than the window",
+     {.B = 1,
+      .H = 1,
+      .W = 2,
+      .C = 3,
+      .y_height = 1,
+      .y_width = 2,
+      .kernel_height = 3,
+      .kernel_width = 3,
+      .geometry = {1, 1, 1, 1, 1},
+      .mean = true}},
+    {&pool,
+     "mean, four pads",
+     {.B = 1,
+      .H = 5,
+      .W = 4,
+      .C = 3,
+      .y_height = 3,
+      .y_width = 2,
+      .kernel_height = 3,
+      .kernel_width = 2,
+      .geometry = {2, 2, 1, 1, 0},
+      .mean = true}},
+    {&pool,
+     "mean of the map",
+     {.B = 3,
+      .H = 8,
+      .W = 7,
+      .C = 600,
+      .y_height = 1,
+      .y_width = 1,
+      .kernel_height = 8,
+      .kernel_width = 7,
+      .geometry = {1, 0, 0, 0, 0},
+      .mean = true}},
 
     // phases up to 999 rad, known to 999 x 2^-24 in fp32
     {&timestep_embedding, "sine first", {.B = 3, .C = 32, .number = 1, .tolerance = 30}},
@@ -1305,6 +1406,30 @@ static void test_not_finite(void **state)
         {&geglu, "", {.B = 1, .T = 1, .C = 20}},
         {&activation, "", {.B = 1, .T = 1, .C = 40, .kind = ACTIVATION_SILU}},
         {&activation, "", {.B = 1, .T = 1, .C = 40, .kind = ACTIVATION_GELU_TANH}},
+        {&activation, "", {.B = 1, .T = 1, .C = 40, .kind = ACTIVATION_RELU}},
+        {&pool,
+         "",
+         {.B = 1,
+          .H = 2,
+          .W = 2,
+          .C = 20,
+          .y_height = 1,
+          .y_width = 1,
+          .kernel_height = 2,
+          .kernel_width = 2,
+          .geometry = {1, 0, 0, 0, 0}}},
+        {&pool,
+         "",
+         {.B = 1,
+          .H = 2,
+          .W = 2,
+          .C = 20,
+          .y_height = 1,
+          .y_width = 1,
+          .kernel_height = 2,
+          .kernel_width = 2,
+          .geometry = {1, 0, 0, 0, 0},
+          .mean = true}},
         {&squared_error, "", {.B = 1, .T = 1, .C = 40}},
     };
     for (size_t i = 0; i < 2 * sizeof tests / sizeof tests[0]; i++) {

@@ -1,5 +1,6 @@
 /* The plan backend: the same calls count the same memory as on the CPU, and nothing is touched. */
 #include "base/check.h"
+#include "support/failing_check.h"
 #include "tensor/op.h"
 
 #include <setjmp.h>
@@ -58,6 +59,8 @@ static struct tensor *network_step(struct tape *tape, const struct network *n)
     struct tensor *text = op_embedding(tape, tokens, n->table);
     struct tensor *shift = op_timestep_embedding(tape, timesteps, C, true, 0);
     shift = op_linear(tape, op_activation(tape, ACTIVATION_SILU, shift), n->time, NULL, NULL);
+    struct pooling pooling = {true, 3, 3, {1, 1, 1, 1, 1}};
+    target = op_pool(tape, pooling, target);
     struct tensor *f =
         op_convolution(tape, (struct convolution){1, 1, 1, 1, 1}, x, n->conv, n->conv_bias, NULL);
     f = op_group_norm(tape, f, shift, n->norm_weight, n->norm_bias, 4, 1e-5f, true,
@@ -244,9 +247,43 @@ static void test_memory(void **state)
     backend_close(backend);
 }
 
+/* A window of 3x3 that slides over a map [1, side, side, 1] in steps of 2. */
+static void pool_map(int64_t side, bool needs_grad, int64_t pad)
+{
+    struct tape *tape = tape_new(backend_open(BACKEND_PLAN), DTYPE_F32);
+    tape_reset(tape, TAPE_RECORD);
+    struct tensor *x = tape_tensor(tape, DTYPE_F32, 4, (int64_t[]){1, side, side, 1});
+    x->needs_grad = needs_grad;
+    op_pool(tape, (struct pooling){false, 3, 3, {2, pad, 0, 0, 0}}, x);
+}
+
+static void pool_for_a_gradient(void)
+{
+    pool_map(5, true, 0);
+}
+
+static void pool_small_map(void)
+{
+    pool_map(2, false, 0);
+}
+
+static void pool_padding(void)
+{
+    pool_map(5, false, 3);
+}
+
+static void test_pool_is_refused(void **state)
+{
+    (void)state;
+    assert_check_fails(pool_for_a_gradient, "needs a gradient: there is none");
+    assert_check_fails(pool_small_map, "by a larger window, 3 x 3");
+    assert_check_fails(pool_padding, "a pad as large as the kernel of 3 x 3");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_pool_is_refused),
         cmocka_unit_test(test_counts_what_the_cpu_takes),
         cmocka_unit_test(test_scratch_of_each_kernel),
         cmocka_unit_test(test_memory),

@@ -90,6 +90,7 @@ const struct backend_ops cpu_ops = {
     .concat_backward = concat_backward_cpu,
     .upsample_forward = upsample_forward_cpu,
     .upsample_backward = upsample_backward_cpu,
+    .pool = pool_cpu,
     .timestep_embedding = timestep_embedding_cpu,
     .embedding_forward = embedding_forward_cpu,
     .embedding_backward = embedding_backward_cpu,

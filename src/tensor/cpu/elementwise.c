@@ -164,6 +164,10 @@ void activation_forward_cpu(struct backend *backend, enum activation kind, const
 #pragma omp simd
             for (int64_t i = 0; i < size; i++) out[i] = gelu_quick(in[i]);
             break;
+        case ACTIVATION_RELU:
+#pragma omp simd
+            for (int64_t i = 0; i < size; i++) out[i] = in[i] < 0 ? 0 : in[i]; // NaN stays NaN
+            break;
         }
         tile_store(y, first, size, out);
     }
@@ -197,6 +201,10 @@ void activation_backward_cpu(struct backend *backend, enum activation kind, cons
         case ACTIVATION_GELU_QUICK:
 #pragma omp simd
             for (int64_t i = 0; i < size; i++) out[i] = dy_tile[i] * gelu_quick_derivative(in[i]);
+            break;
+        case ACTIVATION_RELU:
+#pragma omp simd
+            for (int64_t i = 0; i < size; i++) out[i] = in[i] <= 0 ? 0 : dy_tile[i];
             break;
         }
         tile_store(dx, first, size, out);

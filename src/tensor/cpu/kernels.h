@@ -51,6 +51,8 @@ void concat_backward_cpu(struct backend *backend, const struct tensor *dy, struc
                          struct tensor *db);
 void upsample_forward_cpu(struct backend *backend, const struct tensor *x, struct tensor *y);
 void upsample_backward_cpu(struct backend *backend, const struct tensor *dy, struct tensor *dx);
+void pool_cpu(struct backend *backend, const struct pooling *pooling, const struct tensor *x,
+              struct tensor *y);
 
 /* ---- embedding.c */
 void timestep_embedding_cpu(struct backend *backend, const struct tensor *timesteps, bool flip_sin_to_cos,

@@ -1,6 +1,8 @@
-/* Concatenation and upsampling. */
+/* Concatenation, upsampling and pooling. */
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/tiles.h"
+
+#include <math.h>
 
 /* Copies columns between matrices of the same rows: `bytes` of each row. NULL: does nothing. */
 static void copy_columns(char *to, size_t to_stride, const char *from, size_t from_stride, size_t bytes,
@@ -99,6 +101,63 @@ void upsample_backward_cpu(struct backend *backend, const struct tensor *dy, str
                 upsample_backward_tile(dy, sample, top, bottom, left, right, c, size, out);
                 tile_store(dx, start, size, out);
             }
+        }
+    }
+}
+
+/* Cells of a map, [top, bottom) x [left, right). */
+struct cells {
+    int64_t top, bottom, left, right;
+};
+
+/* Those of the window at (row, column) that lie in the map x. */
+static struct cells cells_of_window(const struct pooling *pooling, const struct tensor *x, int64_t row,
+                                    int64_t column)
+{
+    int64_t top = row * pooling->geometry.stride - pooling->geometry.pad_top;
+    int64_t left = column * pooling->geometry.stride - pooling->geometry.pad_left;
+    int64_t bottom = top + pooling->kernel_height, right = left + pooling->kernel_width;
+    return (struct cells){top < 0 ? 0 : top, bottom > x->dim[1] ? x->dim[1] : bottom, left < 0 ? 0 : left,
+                          right > x->dim[2] ? x->dim[2] : right};
+}
+
+/* One window's tile of channels. NaN stays NaN, which oneDNN's own largest value of a window does not do. */
+static void pool_tile(const struct tensor *x, bool mean, int64_t sample, struct cells cells, int64_t channel,
+                      int64_t size, float *out)
+{
+    float buffer[TILE], scale = 1 / (float)((cells.bottom - cells.top) * (cells.right - cells.left));
+    for (int64_t i = 0; i < size; i++) out[i] = mean ? 0 : -INFINITY;
+    for (int64_t row = cells.top; row < cells.bottom; row++)
+        for (int64_t column = cells.left; column < cells.right; column++) {
+            int64_t pixel = (sample * x->dim[1] + row) * x->dim[2] + column;
+            const float *value = tile_load(x, pixel * x->dim[3] + channel, size, buffer);
+            if (mean)
+#pragma omp simd
+                for (int64_t i = 0; i < size; i++) out[i] += value[i];
+            else
+#pragma omp simd
+                for (int64_t i = 0; i < size; i++)
+                    out[i] = isnan(out[i]) || value[i] <= out[i] ? out[i] : value[i];
+        }
+    if (mean)
+#pragma omp simd
+        for (int64_t i = 0; i < size; i++) out[i] *= scale;
+}
+
+void pool_cpu(struct backend *backend, const struct pooling *pooling, const struct tensor *x,
+              struct tensor *y)
+{
+    (void)backend;
+    int64_t height = y->dim[1], width = y->dim[2], channels = y->dim[3];
+#pragma omp parallel for schedule(static) if (tensor_count(x) >= PARALLEL_MINIMUM)
+    for (int64_t pixel = 0; pixel < y->dim[0] * height * width; pixel++) {
+        int64_t sample = pixel / (height * width), place = pixel % (height * width);
+        struct cells cells = cells_of_window(pooling, x, place / width, place % width);
+        for (int64_t c = 0; c < channels; c += TILE) {
+            int64_t size = tile_size(c, channels), start = pixel * channels + c;
+            float buffer[TILE], *out = tile_target(y, start, buffer);
+            pool_tile(x, pooling->mean, sample, cells, c, size, out);
+            tile_store(y, start, size, out);
         }
     }
 }

@@ -56,6 +56,7 @@ NOTHING(concat_forward_plan, const struct tensor *a, const struct tensor *b, str
 NOTHING(concat_backward_plan, const struct tensor *dy, struct tensor *da, struct tensor *db)
 NOTHING(upsample_forward_plan, const struct tensor *x, struct tensor *y)
 NOTHING(upsample_backward_plan, const struct tensor *dy, struct tensor *dx)
+NOTHING(pool_plan, const struct pooling *pooling, const struct tensor *x, struct tensor *y)
 NOTHING(timestep_embedding_plan, const struct tensor *timesteps, bool flip_sin_to_cos, float shift,
         struct tensor *y)
 NOTHING(embedding_forward_plan, const struct tensor *ids, const struct tensor *table, struct tensor *y)
@@ -105,6 +106,7 @@ const struct backend_ops plan_ops = {
     .concat_backward = concat_backward_plan,
     .upsample_forward = upsample_forward_plan,
     .upsample_backward = upsample_backward_plan,
+    .pool = pool_plan,
     .timestep_embedding = timestep_embedding_plan,
     .embedding_forward = embedding_forward_plan,
     .embedding_backward = embedding_backward_plan,
