@@ -13,6 +13,7 @@
 #include "phases/bench.h"
 #include "phases/evaluate.h"
 #include "phases/finetune.h"
+#include "phases/import.h"
 #include "phases/phase.h"
 #include "phases/prepare.h"
 #include "phases/pretrain.h"
@@ -222,6 +223,8 @@ static bool run_phase(struct run *run, enum phase_id phase, const union phase_cf
     switch (phase) {
     case PHASE_PREPARE:
         return phase_prepare(run, &cfg->prepare, fault);
+    case PHASE_IMPORT:
+        return phase_import(run, &cfg->import, fault);
     case PHASE_PRETRAIN:
         return phase_pretrain(run, &cfg->pretrain, fault);
     case PHASE_PRUNE:

@@ -5,17 +5,21 @@
 #include <math.h>
 #include <string.h>
 
-static const char *const names[LATENT_KINDS] = {[LATENT_PIXEL] = "pixel", [LATENT_HAAR] = "haar"};
+static const struct {
+    const char *name;
+    int channels, patch;
+} kinds[LATENT_KINDS] = {
+    [LATENT_PIXEL] = {"pixel", 3, 1}, [LATENT_HAAR] = {"haar", 12, 2}, [LATENT_VAE] = {"vae", 4, 8}};
 
 const char *latent_kind_name(enum latent_kind kind)
 {
-    return names[kind];
+    return kinds[kind].name;
 }
 
 bool latent_kind_find(const char *name, enum latent_kind *kind)
 {
     for (int i = 0; i < LATENT_KINDS; i++) {
-        if (strcmp(names[i], name)) continue;
+        if (strcmp(kinds[i].name, name)) continue;
         *kind = i;
         return true;
     }
@@ -24,12 +28,12 @@ bool latent_kind_find(const char *name, enum latent_kind *kind)
 
 int latent_channels(enum latent_kind kind)
 {
-    return kind == LATENT_HAAR ? 12 : 3;
+    return kinds[kind].channels;
 }
 
 int latent_patch(enum latent_kind kind)
 {
-    return kind == LATENT_HAAR ? 2 : 1;
+    return kinds[kind].patch;
 }
 
 /* Twice the Haar bands of one 2x2 block of 8-bit pixels: integers. `rgb` is its first pixel, `row` the bytes
@@ -50,6 +54,7 @@ static void block_bands(const uint8_t *rgb, int row, int out[LATENT_MAX_CHANNELS
 static void position_integers(enum latent_kind kind, int width, const uint8_t *rgb, int y, int x,
                               int out[LATENT_MAX_CHANNELS])
 {
+    CHECK(kind != LATENT_VAE, "latents of a VAE are made by a network");
     int patch = latent_patch(kind), row = 3 * width;
     const uint8_t *first = rgb + (size_t)y * patch * row + (size_t)x * patch * 3;
     if (kind == LATENT_HAAR)
@@ -93,6 +98,7 @@ static uint8_t to_8_bit(double value)
 void latent_decode(const struct latent_form *form, int height, int width, const float *latent, uint8_t *rgb)
 {
     int patch = latent_patch(form->kind), channels = latent_channels(form->kind), row = 3 * patch * width;
+    CHECK(form->kind != LATENT_VAE, "latents of a VAE are decoded by a network");
     double value[LATENT_MAX_CHANNELS];
     for (int y = 0; y < height; y++)
         for (int x = 0; x < width; x++, latent += channels) {

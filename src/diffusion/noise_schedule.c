@@ -23,10 +23,13 @@ bool prediction_find(const char *name, enum prediction *prediction)
     return false;
 }
 
-struct noise_schedule noise_schedule_scaled_linear(enum prediction prediction)
+struct noise_schedule noise_schedule_of_betas(enum prediction prediction, double beta_start, double beta_end)
 {
-    struct noise_schedule schedule = {.prediction = prediction};
-    const double first = sqrt(0.00085), last = sqrt(0.012);
+    CHECK(beta_start > 0 && beta_start < 1 && beta_end > 0 && beta_end < 1,
+          "betas from %g to %g, (0, 1) allowed", beta_start, beta_end);
+    struct noise_schedule schedule = {
+        .prediction = prediction, .beta_start = beta_start, .beta_end = beta_end};
+    const double first = sqrt(beta_start), last = sqrt(beta_end);
     double product = 1;
     for (int t = 0; t < TRAIN_TIMESTEPS; t++) {
         double root = first + (last - first) * t / (TRAIN_TIMESTEPS - 1);
@@ -34,6 +37,11 @@ struct noise_schedule noise_schedule_scaled_linear(enum prediction prediction)
         schedule.alpha_bar[t] = product;
     }
     return schedule;
+}
+
+struct noise_schedule noise_schedule_scaled_linear(enum prediction prediction)
+{
+    return noise_schedule_of_betas(prediction, 0.00085, 0.012);
 }
 
 void noise_schedule_add_noise(const struct noise_schedule *schedule, int timestep, int64_t count,

@@ -1,5 +1,5 @@
-/* The forward process: Stable Diffusion's scaled-linear noise schedule, targets and loss weights (METHOD
- * section 4). */
+/* The forward process: a scaled-linear noise schedule, Stable Diffusion's as a rule, targets and loss weights
+ * (METHOD section 4). */
 #ifndef DIFFUSION_NOISE_SCHEDULE_H
 #define DIFFUSION_NOISE_SCHEDULE_H
 
@@ -16,10 +16,14 @@ bool prediction_find(const char *name, enum prediction *prediction);
 
 struct noise_schedule {
     enum prediction prediction;
+    double beta_start, beta_end;       /* the first beta and the last; their roots lie on a line */
     double alpha_bar[TRAIN_TIMESTEPS]; /* product of 1 - beta up to and including t */
 };
 
-/* betas = linspace(sqrt(0.00085), sqrt(0.012), 1000)^2 */
+/* betas = linspace(sqrt(beta_start), sqrt(beta_end), 1000)^2; both in (0, 1) */
+struct noise_schedule noise_schedule_of_betas(enum prediction prediction, double beta_start, double beta_end);
+
+/* Stable Diffusion's: betas from 0.00085 to 0.012 */
 struct noise_schedule noise_schedule_scaled_linear(enum prediction prediction);
 
 /* One sample of `count` elements at `timestep` in [0, 1000): noisy = sqrt(abar) latent + sqrt(1 - abar)

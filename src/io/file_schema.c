@@ -67,8 +67,9 @@ static const struct file_schema_entry entries[] = {
     {FILE_DATA, "empty/text_states", F16 | F32, "[T, D]", "1", "token states of the empty prompt, for guidance"},
     {FILE_DATA, "empty/text_length", I32, "", "tokens", "its length"},
     {FILE_DATA, "empty/embedding", F32, "[D]", "1", "its sentence embedding"},
-    {FILE_DATA, "latent/kind", TEXT, "", "1", "pixel or haar"},
-    {FILE_DATA, "latent/scale", F64, "[C]", "1", "stored latent = channel x scale: makes each Haar band's variance 1"},
+    {FILE_DATA, "latent/kind", TEXT, "", "1", "pixel, haar or vae"},
+    {FILE_DATA, "latent/scale", F64, "[C]", "1", "stored latent = channel x scale: makes each Haar band's variance 1; a VAE's scaling factor"},
+    {FILE_DATA, "latent/vae", TEXT, "", "1", "kind vae: SHA-256 over the names, shapes and values of the VAE's weights"},
     {FILE_DATA, "encoder/text", TEXT, "", "1", "text encoder: SHA-256 of weights and pooling"},
     {FILE_DATA, "encoder/sentence", TEXT, "", "1", "sentence encoder: SHA-256 of weights and pooling"},
     {FILE_DATA, "skipped/image", TEXT, "[S]", "1", "pictures that could not be read"},
@@ -87,8 +88,10 @@ static const struct file_schema_entry entries[] = {
     {FILE_TEACHER, "history/step", I64, "[L]", "steps", "step of each logged line"},
     {FILE_TEACHER, "history/*", F64, "[L]", "1", "logged quantities: loss, gradient norm, learning rate, ..."},
     {FILE_TEACHER, "prediction", TEXT, "", "1", "what the UNet predicts: v or epsilon"},
-    {FILE_TEACHER, "latent/kind", TEXT, "", "1", "latents that it was trained on: pixel or haar"},
+    {FILE_TEACHER, "schedule/betas", F64, "[2]", "1", "first and last beta of the noise schedule, whose roots lie on a line; absent: 0.00085 and 0.012"},
+    {FILE_TEACHER, "latent/kind", TEXT, "", "1", "latents that it was trained on: pixel, haar or vae"},
     {FILE_TEACHER, "latent/scale", F64, "[C]", "1", "as in data.h5"},
+    {FILE_TEACHER, "latent/vae", TEXT, "", "1", "as in data.h5"},
     {FILE_TEACHER, "encoder/text", TEXT, "", "1", "text encoder that it belongs to"},
 
     // router.h5
@@ -130,8 +133,9 @@ static const struct file_schema_entry entries[] = {
     {FILE_ROUTER, "settings/ff_entries", I32, "", "entries", "width entries of a feed-forward"},
     {FILE_ROUTER, "settings/latents", I32, "[2]", "latents", "height and width that MACs are counted at"},
     {FILE_ROUTER, "settings/tokens", I32, "", "tokens", "text tokens that MACs are counted at"},
-    {FILE_ROUTER, "latent/kind", TEXT, "", "1", "latents of the teacher: pixel or haar"},
+    {FILE_ROUTER, "latent/kind", TEXT, "", "1", "latents of the teacher: pixel, haar or vae"},
     {FILE_ROUTER, "latent/scale", F64, "[C]", "1", "as in data.h5"},
+    {FILE_ROUTER, "latent/vae", TEXT, "", "1", "as in data.h5"},
     {FILE_ROUTER, "encoder/text", TEXT, "", "1", "text encoder that it belongs to"},
     {FILE_ROUTER, "encoder/sentence", TEXT, "", "1", "sentence encoder that it belongs to"},
 
@@ -167,8 +171,10 @@ static const struct file_schema_entry entries[] = {
     {FILE_EXPERT, "training/skipped", I64, "", "steps", "steps skipped for a loss or gradient that is not finite"},
     {FILE_EXPERT, "history/step", I64, "[L]", "steps", "step of each logged line"},
     {FILE_EXPERT, "history/*", F64, "[L]", "1", "logged quantities: losses, gradient norm, learning rate"},
-    {FILE_EXPERT, "latent/kind", TEXT, "", "1", "latents that it was trained on: pixel or haar"},
+    {FILE_EXPERT, "schedule/betas", F64, "[2]", "1", "as in teacher.h5"},
+    {FILE_EXPERT, "latent/kind", TEXT, "", "1", "latents that it was trained on: pixel, haar or vae"},
     {FILE_EXPERT, "latent/scale", F64, "[C]", "1", "as in data.h5"},
+    {FILE_EXPERT, "latent/vae", TEXT, "", "1", "as in data.h5"},
     {FILE_EXPERT, "encoder/text", TEXT, "", "1", "text encoder that it belongs to"},
 
     // samples.h5: N pictures of the same size

@@ -279,8 +279,11 @@ static char *network_name(const struct parameter_set *set, const struct weight_n
     return known ? prefixed : name;
 }
 
-static bool load(struct parameter_set *set, const struct safetensors *safetensors,
-                 const struct weight_names *names, bool trainable, struct fault *fault)
+static const struct weight_names same_names = {0};
+
+/* Free with forget_published. */
+static struct weight_file published(const struct parameter_set *set, const struct safetensors *safetensors,
+                                    const struct weight_names *names)
 {
     int count = safetensors_count(safetensors);
     const char **stored = check_calloc((size_t)count + 1, sizeof *stored);
@@ -289,34 +292,91 @@ static bool load(struct parameter_set *set, const struct safetensors *safetensor
         stored[i] = safetensors_info(safetensors, i)->name;
         name[i] = network_name(set, names, stored[i]);
     }
-    struct weight_file file = {.path = safetensors_path(safetensors),
-                               .safetensors = safetensors,
-                               .count = count,
-                               .stored = stored,
-                               .name = name};
+    return (struct weight_file){.path = safetensors_path(safetensors),
+                                .safetensors = safetensors,
+                                .count = count,
+                                .stored = stored,
+                                .name = name};
+}
+
+static void forget_published(struct weight_file *file)
+{
+    for (int i = 0; i < file->count; i++) free(file->name[i]);
+    free((void *)file->name);
+    free((void *)file->stored);
+}
+
+static bool load(struct parameter_set *set, const struct safetensors *safetensors,
+                 const struct weight_names *names, bool trainable, struct fault *fault)
+{
+    struct weight_file file = published(set, safetensors, names);
     bool ok = check_file(&file, set, names->ignored, fault);
     if (ok) {
         parameter_set_allocate(set, trainable);
         ok = read_all(&file, set, NULL, names->ignored, fault);
     }
-    for (int i = 0; i < count; i++) free(name[i]);
-    free(name);
-    free(stored);
+    forget_published(&file);
     return ok;
 }
 
 bool weights_load_folder(struct parameter_set *set, const char *folder, const char *stem,
                          const struct weight_names *names, bool trainable, struct fault *fault)
 {
-    static const struct weight_names same = {0};
     struct safetensors *file;
     if (!safetensors_open_folder(folder, stem, &file, fault)) return false;
-    bool ok = load(set, file, names ? names : &same, trainable, fault);
+    bool ok = load(set, file, names ? names : &same_names, trainable, fault);
     safetensors_close(file);
     return ok;
 }
 
+bool weights_check_safetensors(const struct parameter_set *set, const struct safetensors *safetensors,
+                               const struct weight_names *names, struct fault *fault)
+{
+    if (!names) names = &same_names;
+    struct weight_file file = published(set, safetensors, names);
+    bool ok = check_file(&file, set, names->ignored, fault);
+    forget_published(&file);
+    return ok;
+}
+
 // ---- writing
+
+static bool write_part(const struct parameter *parameter, int part, const float *values,
+                       struct h5_writer *writer, const char *group, bool half, struct fault *fault)
+{
+    const char *name = parameter->part[part].name;
+    char path[NAME_SIZE];
+    CHECK(dataset_path(path, group, name), "%s/%s: the name is too long", group, name);
+    int64_t shape[TENSOR_MAX_RANK];
+    int rank = weights_file_shape(parameter, part, shape);
+    return half ? h5_write_half(writer, path, rank, shape, values, fault)
+                : h5_write_float(writer, path, rank, shape, values, fault);
+}
+
+static bool copy_all(const struct weight_file *file, const struct parameter_set *set,
+                     struct h5_writer *writer, const char *group, bool half, struct fault *fault)
+{
+    float *host = parameter_buffer(set);
+    bool ok = true;
+    for (int i = 0; ok && i < set->count; i++)
+        for (int part = 0; ok && part < set->items[i]->part_count; part++)
+            ok = weight_read(file, set->items[i], part, host, fault) &&
+                 write_part(set->items[i], part, host, writer, group, half, fault);
+    free(host);
+    return ok;
+}
+
+bool weights_copy_safetensors(const struct parameter_set *set, const struct safetensors *safetensors,
+                              const struct weight_names *names, struct h5_writer *writer, const char *group,
+                              bool half, struct fault *fault)
+{
+    if (!names) names = &same_names;
+    struct weight_file file = published(set, safetensors, names);
+    bool ok =
+        check_file(&file, set, names->ignored, fault) && copy_all(&file, set, writer, group, half, fault);
+    forget_published(&file);
+    return ok;
+}
 
 bool weights_write_h5(const struct parameter_set *set, float *const *values, struct h5_writer *writer,
                       const char *group, bool half, struct fault *fault)
@@ -326,18 +386,12 @@ bool weights_write_h5(const struct parameter_set *set, float *const *values, str
     for (int i = 0; ok && i < set->count; i++) {
         const struct parameter *parameter = set->items[i];
         for (int part = 0; ok && part < parameter->part_count; part++) {
-            const char *name = parameter->part[part].name;
             if (values)
                 set->backend->ops->download(set->backend, host, part_place(parameter, part, values[i]),
                                             (size_t)part_elements(parameter, part) * sizeof *host);
             else
                 parameter_part_download(set, parameter, part, host);
-            char path[NAME_SIZE];
-            CHECK(dataset_path(path, group, name), "%s/%s: the name is too long", group, name);
-            int64_t shape[TENSOR_MAX_RANK];
-            int rank = weights_file_shape(parameter, part, shape);
-            ok = half ? h5_write_half(writer, path, rank, shape, host, fault)
-                      : h5_write_float(writer, path, rank, shape, host, fault);
+            ok = write_part(parameter, part, host, writer, group, half, fault);
         }
     }
     free(host);

@@ -12,6 +12,7 @@
 
 struct h5_reader;
 struct h5_writer;
+struct safetensors;
 
 /* Fills a set (allocated, not frozen) from the group `group` ("weights") of an HDF5 file. */
 bool weights_read_h5(struct parameter_set *set, struct h5_reader *reader, const char *group,
@@ -31,6 +32,16 @@ struct weight_names {
  * a small file cannot ask for a huge network's memory. `names` may be NULL. */
 bool weights_load_folder(struct parameter_set *set, const char *folder, const char *stem,
                          const struct weight_names *names, bool trainable, struct fault *fault);
+
+/* The check alone, of the opened weights of such a folder; the set needs no memory. */
+bool weights_check_safetensors(const struct parameter_set *set, const struct safetensors *safetensors,
+                               const struct weight_names *names, struct fault *fault);
+
+/* Copies them into a group of an HDF5 file, as weights_write_h5 writes a set; the set needs no memory, one
+ * tensor at a time is in memory. */
+bool weights_copy_safetensors(const struct parameter_set *set, const struct safetensors *safetensors,
+                              const struct weight_names *names, struct h5_writer *writer, const char *group,
+                              bool half, struct fault *fault);
 
 /* Writes a group of an HDF5 file: the masters, or `values[parameter][elements]` in the backend's memory when
  * not NULL (moments, averages: the same names and shapes). `half`: as IEEE half. */

@@ -128,7 +128,7 @@ bool expert_write_identity(const struct expert *expert, struct h5_writer *writer
            h5_write_uint8(writer, "settings/depth_gates", 0, NULL, &depth_gates, fault) &&
            h5_write_int32(writer, "settings/ff_entries", 0, NULL, &ff_entries, fault) &&
            h5_write_one_double(writer, "ratio", expert->ratio, fault) &&
-           h5_write_text(writer, "prediction", prediction_name(expert->schedule.prediction), fault) &&
+           teacher_write_schedule(&expert->schedule, writer, fault) &&
            h5_write_text(writer, "teacher", expert->teacher_id, fault) &&
            h5_write_text(writer, "router", expert->router_id, fault) &&
            lineage_write(&expert->lineage, FILE_EXPERT, writer, fault);

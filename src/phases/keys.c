@@ -32,6 +32,7 @@ struct key {
 
 #define AT(phase, member) (offsetof(struct phase##_cfg, member) + 1)
 #define PREPARE(member) [PHASE_PREPARE] = AT(prepare, member)
+#define IMPORT(member) [PHASE_IMPORT] = AT(import, member)
 #define PRETRAIN(member) [PHASE_PRETRAIN] = AT(pretrain, member)
 #define PRUNE(member) [PHASE_PRUNE] = AT(prune, member)
 #define ASSIGN(member) [PHASE_ASSIGN] = AT(assign, member)
@@ -41,8 +42,8 @@ struct key {
 #define VERIFY(member) [PHASE_VERIFY] = AT(verify, member)
 #define SAMPLE(member) [PHASE_SAMPLE] = AT(sample, member)
 #define EVERY(member)                                                                                        \
-    PREPARE(member), PRETRAIN(member), PRUNE(member), ASSIGN(member), FINETUNE(member), SAMPLE(member),      \
-        EVALUATE(member), BENCH(member), VERIFY(member)
+    PREPARE(member), IMPORT(member), PRETRAIN(member), PRUNE(member), ASSIGN(member), FINETUNE(member),      \
+        SAMPLE(member), EVALUATE(member), BENCH(member), VERIFY(member)
 
 _Static_assert(sizeof(enum precision) == sizeof(int), "fields of KEY_ENUM are filled as int");
 
@@ -74,7 +75,7 @@ static const struct key keys[] = {
     {"files.data", KEY_FILE, "\"data.h5\"", NULL, NULL,
      "pictures or latents, captions, text states; written by prepare", {PREPARE(data_file), PRETRAIN(data_file), PRUNE(data_file), ASSIGN(data_file), FINETUNE(data_file), SAMPLE(data_file), EVALUATE(data_file)}},
     {"files.teacher", KEY_FILE, "\"teacher.h5\"", NULL, NULL,
-     "the full UNet; written by pretrain", {PRETRAIN(teacher_file), PRUNE(teacher_file), FINETUNE(teacher_file), BENCH(teacher_file), SAMPLE(teacher_file), EVALUATE(teacher_file)}},
+     "the full UNet; written by pretrain or import", {IMPORT(teacher_file), PRETRAIN(teacher_file), PRUNE(teacher_file), FINETUNE(teacher_file), BENCH(teacher_file), SAMPLE(teacher_file), EVALUATE(teacher_file)}},
     {"files.router", KEY_FILE, "\"router.h5\"", NULL, NULL,
      "predictor, codes, one mask for each expert; written by prune", {PRUNE(router_file), ASSIGN(router_file), FINETUNE(router_file), BENCH(router_file), SAMPLE(router_file), EVALUATE(router_file)}},
     {"files.assignment", KEY_FILE, "\"assignment.h5\"", NULL, NULL,
@@ -119,6 +120,22 @@ static const struct key keys[] = {
      "more broken pictures than this end the run; fewer are named and skipped", {PREPARE(bad_picture_limit)}},
     {"data.max_pixels", KEY_INT, "100000000", "[64, 1000000000]", NULL,
      "a source picture with more pixels counts as broken", {PREPARE(max_pixels)}},
+
+    // ---- import
+    {"import.folder", KEY_PATH, "\"\"", NULL, NULL,
+     "folder of a published diffusers model, with model_index.json; whose parts are those that no key names", {IMPORT(folder)}},
+    {"import.unet", KEY_PATH, "\"\"", NULL, NULL,
+     "folder of the UNet2DConditionModel; empty: that of import.folder", {IMPORT(unet)}},
+    {"import.scheduler", KEY_PATH, "\"\"", NULL, NULL,
+     "folder of scheduler_config.json: what the UNet predicts, and its betas; empty: that of import.folder", {IMPORT(scheduler)}},
+    {"import.vae", KEY_PATH, "\"\"", NULL, NULL,
+     "folder of the AutoencoderKL whose latents the UNet denoises; empty: that of import.folder", {IMPORT(vae)}},
+    {"import.text_encoder", KEY_PATH, "\"\"", NULL, NULL,
+     "folder of the CLIPTextModel whose token states the UNet reads; empty: that of import.folder", {IMPORT(text_encoder)}},
+    {"import.tokenizer", KEY_PATH, "\"\"", NULL, NULL,
+     "folder of its CLIPTokenizer; empty: that of import.folder", {IMPORT(tokenizer)}},
+    {"import.weights", KEY_ENUM, "\"auto\"", "auto, fp32, half", NULL,
+     "how weights are written; auto: as IEEE half where all are published so, else fp32, and nothing is lost", {IMPORT(weights)}},
 
     // ---- pretrain
     {"pretrain.model", KEY_ENUM, "\"unet\"", "unet, clip", NULL,
@@ -399,6 +416,7 @@ static const struct {
     bool stops;  /* with a checkpoint when asked to */
 } phases[PHASES] = {
     [PHASE_PREPARE] = {"prepare", "pictures and captions into data.h5", true, true},
+    [PHASE_IMPORT] = {"import", "a published diffusers model into teacher.h5", true, false},
     [PHASE_PRETRAIN] = {"pretrain", "train a UNet from scratch: the teacher; or the metric network", true,
                         true},
     [PHASE_PRUNE] = {"prune", "learn the prompt router and the experts' architectures", true, true},
@@ -836,6 +854,22 @@ static bool prepare_rules(const struct deck *deck, const struct prepare_cfg *cfg
                        "data.image_size is %lld, must be even for Haar latents", (long long)cfg->image_size);
 }
 
+static bool import_rules(const struct deck *deck, const struct import_cfg *cfg, struct fault *fault)
+{
+    const struct {
+        const char *key, *value;
+    } parts[] = {{"import.unet", cfg->unet},
+                 {"import.scheduler", cfg->scheduler},
+                 {"import.vae", cfg->vae},
+                 {"import.text_encoder", cfg->text_encoder},
+                 {"import.tokenizer", cfg->tokenizer}};
+    for (size_t i = 0; !*cfg->folder && i < sizeof parts / sizeof *parts; i++)
+        if (!*parts[i].value)
+            return rule_broken(deck, parts[i].key, fault, "import.folder and %s are empty: one must be set",
+                               parts[i].key);
+    return true;
+}
+
 static bool sample_rules(const struct deck *deck, const struct sample_cfg *cfg, struct fault *fault)
 {
     bool split = *cfg->split, file = *cfg->prompts, list = cfg->prompt_list.count > 0;
@@ -864,6 +898,8 @@ static bool check_rules(const struct deck *deck, enum phase_id phase, const unio
     switch (phase) {
     case PHASE_PREPARE:
         return prepare_rules(deck, &cfg->prepare, fault);
+    case PHASE_IMPORT:
+        return import_rules(deck, &cfg->import, fault);
     case PHASE_PRETRAIN:
         return pretrain_rules(deck, &cfg->pretrain, fault);
     case PHASE_PRUNE:

@@ -22,6 +22,7 @@
 
 enum phase_id {
     PHASE_PREPARE,
+    PHASE_IMPORT,
     PHASE_PRETRAIN,
     PHASE_PRUNE,
     PHASE_ASSIGN,
@@ -47,6 +48,7 @@ enum run_backend { RUN_BACKEND_CPU };
 enum lr_scale { LR_SCALE_SQRT_BATCH, LR_SCALE_NONE };
 enum evaluate_split { EVALUATE_VALIDATION, EVALUATE_TRAIN };
 enum expert_source { EXPERTS_FINETUNED, EXPERTS_SLICED };
+enum import_weights { IMPORT_AUTO, IMPORT_FP32, IMPORT_HALF };
 enum pretrain_model { PRETRAIN_UNET, PRETRAIN_CLIP };
 enum codes_init { CODES_INIT_ORTHOGONAL, CODES_INIT_KMEANS };
 enum prune_method {
@@ -89,6 +91,14 @@ struct prepare_cfg {
     int64_t shard_size; /* samples a shard file */
     int64_t bad_picture_limit;
     int64_t max_pixels; /* of a source picture */
+};
+
+struct import_cfg {
+    struct run_cfg run;
+    char *folder; /* with model_index.json; "": all of the following are set */
+    char *unet, *scheduler, *vae, *text_encoder, *tokenizer; /* folders; "": that of `folder` */
+    enum import_weights weights;
+    char *teacher_file; /* written */
 };
 
 struct pretrain_cfg {
@@ -251,6 +261,7 @@ struct verify_cfg {
 union phase_cfg {
     struct run_cfg run;
     struct prepare_cfg prepare;
+    struct import_cfg import;
     struct pretrain_cfg pretrain;
     struct prune_cfg prune;
     struct assign_cfg assign;

@@ -3,6 +3,7 @@
 #include "base/check.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,10 +36,20 @@ static bool read_latent_form(struct h5_reader *reader, struct latent_form *form,
                                    "%s: latent/scale has a factor that is not in (0, 1e6)", h5_path(reader));
 }
 
+static bool read_vae(struct h5_reader *reader, struct lineage *lineage, struct fault *fault)
+{
+    if (lineage->latent.kind != LATENT_VAE) return true;
+    char *id;
+    if (!h5_load_text(reader, "latent/vae", SHA256_HEX_SIZE - 1, &id, fault)) return false;
+    snprintf(lineage->vae, sizeof lineage->vae, "%s", id);
+    free(id);
+    return true;
+}
+
 bool lineage_read(struct h5_reader *reader, struct lineage *lineage, struct fault *fault)
 {
     *lineage = (struct lineage){0};
-    bool ok = read_latent_form(reader, &lineage->latent, fault) &&
+    bool ok = read_latent_form(reader, &lineage->latent, fault) && read_vae(reader, lineage, fault) &&
               h5_load_text(reader, "encoder/text", MAX_TEXT, &lineage->text_encoder, fault);
     if (ok && h5_exists(reader, "encoder/sentence"))
         ok = h5_load_text(reader, "encoder/sentence", MAX_TEXT, &lineage->sentence_encoder, fault);
@@ -83,6 +94,7 @@ bool lineage_write(const struct lineage *lineage, enum file_kind kind, struct h5
     int64_t channels = latent_channels(lineage->latent.kind);
     return h5_write_text(writer, "latent/kind", latent_kind_name(lineage->latent.kind), fault) &&
            h5_write_double(writer, "latent/scale", 1, &channels, lineage->latent.scale, fault) &&
+           (lineage->latent.kind != LATENT_VAE || h5_write_text(writer, "latent/vae", lineage->vae, fault)) &&
            h5_write_text(writer, "encoder/text", lineage->text_encoder, fault) &&
            (kind == FILE_TEACHER || kind == FILE_EXPERT ||
             h5_write_text(writer, "encoder/sentence", lineage->sentence_encoder, fault));
@@ -102,6 +114,9 @@ bool lineage_check(const struct lineage *a, const char *a_name, const struct lin
                 "latent channel %d is scaled by %.6g in %s and by %.6g in %s, which is more than "
                 "%g %% apart: they do not belong together",
                 c, a->latent.scale[c], a_name, b->latent.scale[c], b_name, 100 * scale_tolerance);
+    if (strcmp(a->vae, b->vae) != 0)
+        return fault_raise(fault, EXIT_CODE_INPUT, "%s and %s belong to different VAEs (%.12s, %.12s)",
+                           a_name, b_name, a->vae, b->vae);
     if (strcmp(a->text_encoder, b->text_encoder) != 0)
         return fault_raise(fault, EXIT_CODE_INPUT,
                            "%s and %s belong to different text encoders (%.12s, %.12s)", a_name, b_name,
@@ -112,4 +127,11 @@ bool lineage_check(const struct lineage *a, const char *a_name, const struct lin
                            "%s and %s belong to different sentence encoders (%.12s, %.12s)", a_name, b_name,
                            a->sentence_encoder, b->sentence_encoder);
     return true;
+}
+
+bool lineage_check_pictures(const struct lineage *lineage, const char *name, struct fault *fault)
+{
+    return lineage->latent.kind != LATENT_VAE ||
+           fault_raise(fault, EXIT_CODE_INPUT,
+                       "%s has latents of a VAE, which this version cannot turn into pictures", name);
 }

@@ -8,8 +8,10 @@
 
 struct lineage {
     struct latent_form latent;
-    char *text_encoder;     /* SHA-256 of weights and pooling; owned */
-    char *sentence_encoder; /* the same; "" in a file that has none (teacher.h5, expert_NN.h5); owned */
+    char vae[SHA256_HEX_SIZE]; /* id of the VAE of kind vae (models/published_id.h); "" of other kinds */
+    char *text_encoder;        /* SHA-256 of weights and pooling, or models/published_id.h; owned */
+    char *sentence_encoder;    /* the same; "" in a file that has none (teacher.h5, expert_NN.h5), where that
+                                  of data.h5 counts; owned */
     char content_id[SHA256_HEX_SIZE]; /* of the file it was read from */
 };
 
@@ -24,8 +26,11 @@ bool lineage_write(const struct lineage *lineage, enum file_kind kind, struct h5
                    struct fault *fault);
 
 /* Refuses two files that do not belong together (EXIT_CODE_INPUT), naming what differs: kind of latents,
- * their factors by more than 1 %, text encoder, and the sentence encoder where both have one. */
+ * their factors by more than 1 %, VAE, text encoder, and the sentence encoder where both have one. */
 bool lineage_check(const struct lineage *a, const char *a_name, const struct lineage *b, const char *b_name,
                    struct fault *fault);
+
+/* Refuses (EXIT_CODE_INPUT) to make pictures of the latents of file `name` where only a VAE could. */
+bool lineage_check_pictures(const struct lineage *lineage, const char *name, struct fault *fault);
 
 #endif

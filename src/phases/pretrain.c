@@ -16,6 +16,7 @@
 #include "phases/pretrain_clip.h"
 #include "phases/restart.h"
 #include "phases/sample_sheet.h"
+#include "phases/teacher.h"
 #include "phases/training.h"
 #include "train/gradient_buckets.h"
 #include "train/noised_batch.h"
@@ -83,7 +84,8 @@ static bool check_fit(const struct pretraining *training, const struct unet_conf
             fault, EXIT_CODE_DECK,
             "pretrain.batch = %lld is not a multiple of %lld ranks x pretrain.micro_batch = %lld",
             (long long)cfg->batch, (long long)ranks, (long long)cfg->micro_batch);
-    return unet_check_latents(config, info->height, info->width, fault);
+    return (cfg->sample_every == 0 || lineage_check_pictures(&training->lineage, cfg->data_file, fault)) &&
+           unet_check_latents(config, info->height, info->width, fault);
 }
 
 static bool open_inputs(struct pretraining *training, struct unet_config *config, struct fault *fault)
@@ -112,22 +114,19 @@ static bool check_network(void *task, struct h5_reader *reader, struct fault *fa
                        h5_path(reader), training->cfg->unet);
 }
 
-/* Whether the file's weights mean here what they meant there. */
+/* Whether the file's weights mean here what they meant there; its noise schedule goes on. */
 static bool check_initial(struct pretraining *training, struct h5_reader *reader, struct fault *fault)
 {
-    char *prediction;
+    const struct pretrain_cfg *cfg = training->cfg;
     if (!restart_refuse_checkpoint(reader, fault) || !check_network(training, reader, fault) ||
         !lineage_read(reader, &training->initial, fault) ||
-        !lineage_check(&training->initial, training->cfg->initial, &training->lineage,
-                       training->cfg->data_file, fault) ||
-        !h5_load_text(reader, "prediction", 64, &prediction, fault))
+        !lineage_check(&training->initial, cfg->initial, &training->lineage, cfg->data_file, fault) ||
+        !teacher_read_schedule(reader, &training->schedule, fault))
         return false;
-    bool same = strcmp(prediction, prediction_name(training->cfg->prediction)) == 0;
-    if (!same)
-        fault_raise(fault, EXIT_CODE_INPUT, "%s predicts %s, pretrain.prediction is %s", h5_path(reader),
-                    prediction, prediction_name(training->cfg->prediction));
-    free(prediction);
-    return same;
+    enum prediction prediction = training->schedule.prediction;
+    return prediction == cfg->prediction ||
+           fault_raise(fault, EXIT_CODE_INPUT, "%s predicts %s, pretrain.prediction is %s", h5_path(reader),
+                       prediction_name(prediction), prediction_name(cfg->prediction));
 }
 
 static bool initialise(struct pretraining *training, struct fault *fault)
@@ -151,13 +150,13 @@ static bool build(struct pretraining *training, const struct unet_config *config
     training->unet = unet_new(training->backend, config, (struct unet_shape){0});
     struct parameter_set *parameters = &training->unet->parameters;
     parameter_set_allocate(parameters, true);
+    training->schedule = noise_schedule_scaled_linear(cfg->prediction);
     initialise(training, fault);
     if (!comm_agree(run->comm, fault)) return false;
     optimiser_init(&training->optimiser, &cfg->optimiser, parameters);
     gradient_buckets_init(&training->buckets, run->comm, parameters, (size_t)cfg->bucket_mib << 20,
                           cfg->deterministic);
     training->tape = tape_new(training->backend, training->dtype);
-    training->schedule = noise_schedule_scaled_linear(cfg->prediction);
     sample_order_init(&training->order, (uint64_t)cfg->run.seed, dataset_info(training->dataset)->items);
     history_init(&training->history, columns, COLUMNS);
     training->count = cfg->batch / comm_size(run->comm);
@@ -174,7 +173,7 @@ static bool write_description(void *task, struct h5_writer *writer, bool finishe
     const struct pretraining *training = task;
     (void)finished;
     return h5_write_text(writer, "config", training->config_text, fault) &&
-           h5_write_text(writer, "prediction", prediction_name(training->cfg->prediction), fault) &&
+           teacher_write_schedule(&training->schedule, writer, fault) &&
            lineage_write(&training->lineage, FILE_TEACHER, writer, fault);
 }
 

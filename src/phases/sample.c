@@ -128,7 +128,9 @@ static bool choose_size(struct sampling *sampling, struct fault *fault)
     int patch = latent_patch(lineage->latent.kind);
     pictures->height = (int)pictures->latents[0] * patch;
     pictures->width = (int)pictures->latents[1] * patch;
-    return unet_check_latents(config, pictures->latents[0], pictures->latents[1], fault);
+    return lineage_check_pictures(lineage, sampling->routing.unet ? cfg->router_file : cfg->teacher_file,
+                                  fault) &&
+           unet_check_latents(config, pictures->latents[0], pictures->latents[1], fault);
 }
 
 static bool open_networks(struct sampling *sampling, struct fault *fault)

@@ -285,6 +285,7 @@ bool sample_prompts_check(const struct sample_prompts *prompts, const struct lin
     struct lineage text = {.latent = other->latent, // text has none
                            .text_encoder = (char *)reader->encoder.states_id,
                            .sentence_encoder = (char *)reader->encoder.id};
+    memcpy(text.vae, other->vae, sizeof text.vae);
     return lineage_check(&text, reader->cfg->sentence_encoder, other, other_name, fault);
 }
 

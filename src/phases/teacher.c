@@ -13,19 +13,41 @@ struct teacher_gates teacher_gates_of(const struct unet_config *config)
     return (struct teacher_gates){config->ff_entries, config->depth_gates};
 }
 
-bool teacher_read_schedule(struct h5_reader *reader, struct noise_schedule *schedule, struct fault *fault)
+static bool read_prediction(struct h5_reader *reader, enum prediction *prediction, struct fault *fault)
 {
     char *name;
-    enum prediction prediction;
     if (!h5_load_text(reader, "prediction", 64, &name, fault)) return false;
-    bool known = prediction_find(name, &prediction);
-    if (known)
-        *schedule = noise_schedule_scaled_linear(prediction);
-    else
+    bool known = prediction_find(name, prediction);
+    if (!known)
         fault_raise(fault, EXIT_CODE_INPUT, "%s: prediction is \"%s\", v or epsilon allowed", h5_path(reader),
                     name);
     free(name);
     return known;
+}
+
+bool teacher_read_schedule(struct h5_reader *reader, struct noise_schedule *schedule, struct fault *fault)
+{
+    enum prediction prediction;
+    if (!read_prediction(reader, &prediction, fault)) return false;
+    *schedule = noise_schedule_scaled_linear(prediction);
+    if (!h5_exists(reader, "schedule/betas")) return true;
+    double *betas;
+    if (!h5_load_double(reader, "schedule/betas", 1, (int64_t[]){2}, 2, &betas, NULL, fault)) return false;
+    double start = betas[0], end = betas[1];
+    free(betas);
+    if (!(start > 0 && start < 1 && end > 0 && end < 1))
+        return fault_raise(fault, EXIT_CODE_INPUT, "%s: schedule/betas are %g and %g, (0, 1) allowed",
+                           h5_path(reader), start, end);
+    *schedule = noise_schedule_of_betas(prediction, start, end);
+    return true;
+}
+
+bool teacher_write_schedule(const struct noise_schedule *schedule, struct h5_writer *writer,
+                            struct fault *fault)
+{
+    const double betas[2] = {schedule->beta_start, schedule->beta_end};
+    return h5_write_text(writer, "prediction", prediction_name(schedule->prediction), fault) &&
+           h5_write_double(writer, "schedule/betas", 1, (int64_t[]){2}, betas, fault);
 }
 
 static bool read_network(struct h5_reader *reader, struct backend *backend, struct teacher_gates gates,

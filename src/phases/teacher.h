@@ -32,7 +32,10 @@ bool teacher_read(const char *path, struct backend *backend, enum dtype dtype, s
                   bool backward, struct teacher *teacher, struct fault *fault);
 void teacher_clear(struct teacher *teacher);
 
-/* The schedule for what a file's dataset `prediction` names. */
+/* The noise schedule that a network was trained with: datasets `prediction` and `schedule/betas`. A file
+ * without the latter has Stable Diffusion's. */
 bool teacher_read_schedule(struct h5_reader *reader, struct noise_schedule *schedule, struct fault *fault);
+bool teacher_write_schedule(const struct noise_schedule *schedule, struct h5_writer *writer,
+                            struct fault *fault);
 
 #endif

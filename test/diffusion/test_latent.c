@@ -186,6 +186,7 @@ static void kinds_have_names(void **state)
     for (int i = 0; i < LATENT_KINDS; i++) {
         assert_true(latent_kind_find(latent_kind_name((enum latent_kind)i), &kind));
         assert_int_equal(kind, i);
+        if (kind == LATENT_VAE) continue;
         assert_int_equal(latent_channels(kind), 3 * latent_patch(kind) * latent_patch(kind));
     }
     assert_false(latent_kind_find("wavelet", &kind));

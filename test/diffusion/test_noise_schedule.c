@@ -21,6 +21,21 @@ static void schedule_is_stable_diffusions(void **state)
     for (int t = 1; t < TRAIN_TIMESTEPS; t++) assert_true(schedule.alpha_bar[t] < schedule.alpha_bar[t - 1]);
 }
 
+/* Betas of another start and end, as numpy.linspace(0.01 ** 0.5, 0.0225 ** 0.5, 1000) ** 2 has them. */
+static void schedule_of_other_betas(void **state)
+{
+    (void)state;
+    struct noise_schedule schedule = noise_schedule_of_betas(PREDICTION_EPSILON, 0.01, 0.0225);
+    double product = 1;
+    for (int t = 0; t < TRAIN_TIMESTEPS; t++) {
+        double root = 0.1 + 0.05 * t / 999;
+        product *= 1 - root * root;
+        assert_float_equal(schedule.alpha_bar[t] / product, 1, 1e-6);
+    }
+    assert_true(schedule.prediction == PREDICTION_EPSILON);
+    assert_true(schedule.beta_start == 0.01 && schedule.beta_end == 0.0225);
+}
+
 /* With the noisy latent, either target gives the latent and the noise back. */
 static void targets_and_noisy_latents(void **state)
 {
@@ -104,9 +119,9 @@ static void timesteps_are_uniform(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(schedule_is_stable_diffusions), cmocka_unit_test(targets_and_noisy_latents),
-        cmocka_unit_test(weights_are_min_snr),           cmocka_unit_test(draws_follow_seed_step_and_sample),
-        cmocka_unit_test(timesteps_are_uniform),
+        cmocka_unit_test(schedule_is_stable_diffusions),     cmocka_unit_test(schedule_of_other_betas),
+        cmocka_unit_test(targets_and_noisy_latents),         cmocka_unit_test(weights_are_min_snr),
+        cmocka_unit_test(draws_follow_seed_step_and_sample), cmocka_unit_test(timesteps_are_uniform),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -37,10 +37,10 @@ deck other_phase "other_phase.cfg:2: key bench.repeats is not one of phase prune
 phase = "prune";
 bench: { repeats = 5; };
 EOF
-deck unknown_phase 'unknown_phase.cfg:1: phase is "prone", allowed: prepare, pretrain, prune' <<EOF
+deck unknown_phase 'unknown_phase.cfg:1: phase is "prone", allowed: prepare, import, pretrain, prune' <<EOF
 phase = "prone";
 EOF
-deck no_phase "no_phase.cfg:1: the key phase is missing, one of: prepare, pretrain" <<EOF
+deck no_phase "no_phase.cfg:1: the key phase is missing, one of: prepare, import, pretrain" <<EOF
 run: { seed = 5; };
 EOF
 deck empty "the deck is empty: the key phase is missing" <<EOF
@@ -143,7 +143,7 @@ expect ranks "unknown_key.cfg:2: unknown key prune.step; did you mean prune.step
     ${APTP_MPIRUN:-mpirun --bind-to none --oversubscribe} -np 2 "$program" unknown_key.cfg
 
 # The decks that come with the program pass: what they say is a fault of the last value, set wrong on purpose.
-for phase in prepare pretrain prune assign bench verify; do
+for phase in prepare import pretrain prune assign bench verify; do
     expect "input/$phase.cfg" "--set run.seed=-1: run.seed is -1, allowed: [0, 9223372036854775807]" \
         "$program" "$input/$phase.cfg" --set run.seed=-1
 done

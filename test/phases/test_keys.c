@@ -14,10 +14,11 @@
 #include <cmocka.h>
 
 /* What each phase cannot do without. */
-#define EVERY_PHASE "prepare, pretrain, prune, assign, finetune, sample, evaluate, bench, verify"
+#define EVERY_PHASE "prepare, import, pretrain, prune, assign, finetune, sample, evaluate, bench, verify"
 
 static const char *const required[PHASES] = {
     [PHASE_PREPARE] = "data: { source = \"p.csv\"; sentence_encoder = \"minilm\"; };",
+    [PHASE_IMPORT] = "import: { folder = \"stable-diffusion\"; };",
     [PHASE_PRETRAIN] = "pretrain: { unet = \"unet.json\"; };",
     [PHASE_PRUNE] = "",
     [PHASE_ASSIGN] = "",
@@ -276,6 +277,10 @@ static void refused(void **state)
         {"phase = \"prepare\"; data: { source = \"s\"; };",
          "t.cfg:1: the key data.sentence_encoder is missing: folder of the sentence-transformers model that "
          "encodes the captions; sample needs it for prompts that are text"},
+        {"phase = \"import\";", "t.cfg:1: import.folder and import.unet are empty: one must be set"},
+        {"phase = \"import\"; import: { unet = \"u\"; scheduler = \"s\"; vae = \"v\"; text_encoder = \"t\"; "
+         "};",
+         "t.cfg:1: import.folder and import.tokenizer are empty: one must be set"},
         {"phase = \"sample\"; sample: { split = \"validation\"; steps = 999; sampler = \"dpmpp\"; };",
          "t.cfg:1: sample.steps is 999, this sampler takes at most 998"},
         {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; image_size = 33; };",

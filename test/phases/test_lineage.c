@@ -77,13 +77,37 @@ static void other_encoders(void **state)
     expect_accepted(&b, &a);
 }
 
+/* The id counts for a VAE's latents alone. */
+static void other_vaes(void **state)
+{
+    (void)state;
+    struct lineage a = example(), b = example();
+    a.latent.kind = b.latent.kind = LATENT_VAE;
+    strcpy(a.vae, "one");
+    strcpy(b.vae, "one");
+    expect_accepted(&a, &b);
+    strcpy(b.vae, "another");
+    expect_refused(&a, &b, "different VAEs (one, another)");
+}
+
+/* A VAE's latents are no pictures for this program; the others are. */
+static void pictures_of_latents(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < LATENT_KINDS; kind++) {
+        struct lineage lineage = {.latent.kind = (enum latent_kind)kind};
+        struct fault fault = {0};
+        assert_int_equal(lineage_check_pictures(&lineage, "data.h5", &fault), kind != LATENT_VAE);
+        if (kind == LATENT_VAE) assert_non_null(strstr(fault.text, "data.h5 has latents of a VAE"));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_same),
-        cmocka_unit_test(other_latents),
-        cmocka_unit_test(other_factors),
-        cmocka_unit_test(other_encoders),
+        cmocka_unit_test(the_same),      cmocka_unit_test(other_latents),
+        cmocka_unit_test(other_factors), cmocka_unit_test(other_encoders),
+        cmocka_unit_test(other_vaes),    cmocka_unit_test(pictures_of_latents),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

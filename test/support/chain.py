@@ -46,6 +46,9 @@ data: {
     validation_fraction = 0.25; max_tokens = 12; text_batch = 8; shard_size = 20;
 };
 """ % (REPOSITORY / "test/fixtures/bert_small"),
+    "import": """
+import: { folder = "model"; };
+""",
     "pretrain": """
 pretrain: {
     unet = "unet.json"; steps = 6; batch = 8; micro_batch = 2; learning_rate = 1e-3; lr_warmup = 2;

@@ -1,0 +1,161 @@
+#include "models/pipeline_folder.h"
+
+#include "base/check.h"
+#include "io/json.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_BYTES = 1 << 20, LATENT_CHANNELS = 4, VAE_LEVELS = 4, VAE_MAX_LEVELS = 16 };
+
+/* FOLDER/NAME, whose root is an object. */
+static bool open_object(const char *folder, const char *name, struct json_document **document,
+                        struct fault *fault)
+{
+    char *path = check_format("%s/%s", folder, name);
+    bool ok = json_read(path, MAX_BYTES, document, fault);
+    free(path);
+    if (!ok) return false;
+    struct json root = json_root(*document);
+    if (json_kind(root) == JSON_KIND_OBJECT) return true;
+    json_fault(root, fault, "found %s, allowed an object", json_kind_name(json_kind(root)));
+    json_free(*document);
+    return false;
+}
+
+static bool check_text(struct json value, const char *allowed, struct fault *fault)
+{
+    const char *found;
+    return json_get_string(value, &found, fault) &&
+           (strcmp(found, allowed) == 0 ||
+            json_fault(value, fault, "found \"%.100s\", allowed is \"%s\"", found, allowed));
+}
+
+// ---- model_index.json
+
+static const struct component {
+    const char *name;
+    const char *class; // NULL: any
+    bool used;
+} components[] = {
+    {"unet", "UNet2DConditionModel", true},
+    {"vae", "AutoencoderKL", true},
+    {"text_encoder", "CLIPTextModel", true},
+    {"tokenizer", "CLIPTokenizer", true},
+    {"scheduler", NULL, true},
+    {"safety_checker", NULL, false},
+    {"feature_extractor", NULL, false},
+    {"requires_safety_checker", NULL, false},
+};
+enum { COMPONENTS = sizeof components / sizeof *components };
+
+/* ["diffusers", "UNet2DConditionModel"] */
+static bool check_component(struct json value, const struct component *component, struct fault *fault)
+{
+    const char *names[2];
+    size_t count;
+    if (!json_get_strings(value, 2, names, &count, fault)) return false;
+    if (count != 2) return json_fault(value, fault, "%zu entries, allowed are a library and a class", count);
+    return !component->class || strcmp(names[1], component->class) == 0 ||
+           json_fault(value, fault, "%.100s is not supported, only %s", names[1], component->class);
+}
+
+static bool is_null_component(struct json value)
+{
+    if (json_kind(value) != JSON_KIND_ARRAY) return json_kind(value) == JSON_KIND_NULL;
+    for (size_t i = 0; i < json_size(value); i++)
+        if (json_kind(json_element(value, i)) != JSON_KIND_NULL) return false;
+    return true;
+}
+
+/* A component that the pipeline could have but does not is [null, null]. */
+static bool check_no_others(struct json root, struct fault *fault)
+{
+    void *iterator = NULL;
+    const char *name;
+    struct json value;
+    while (json_next(root, &iterator, &name, &value)) {
+        int i = 0;
+        while (i < COMPONENTS && strcmp(components[i].name, name) != 0) i++;
+        if (i == COMPONENTS && name[0] != '_' && !is_null_component(value))
+            return json_fault(value, fault, "this part of a pipeline is not supported");
+    }
+    return true;
+}
+
+static bool check_index(struct json root, struct fault *fault)
+{
+    struct json value;
+    if (!json_require(root, "_class_name", &value, fault) ||
+        !check_text(value, "StableDiffusionPipeline", fault) || !check_no_others(root, fault))
+        return false;
+    for (int i = 0; i < COMPONENTS; i++)
+        if (components[i].used && (!json_require(root, components[i].name, &value, fault) ||
+                                   !check_component(value, &components[i], fault)))
+            return false;
+    return true;
+}
+
+bool pipeline_check_index(const char *folder, struct fault *fault)
+{
+    struct json_document *document;
+    if (!open_object(folder, "model_index.json", &document, fault)) return false;
+    bool ok = check_index(json_root(document), fault);
+    json_free(document);
+    return ok;
+}
+
+// ---- the parts' configurations
+
+static bool read_vae(struct json root, double *scaling_factor, struct fault *fault)
+{
+    static const char *const none[] = {"shift_factor", "latents_mean", "latents_std"};
+    struct json value;
+    int64_t channels = 4, levels[VAE_MAX_LEVELS];
+    size_t count;
+    *scaling_factor = 0.18215;
+    if (json_member(root, "_class_name", &value) && !check_text(value, "AutoencoderKL", fault)) return false;
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
+        if (json_member(root, none[i], &value) && json_kind(value) != JSON_KIND_NULL)
+            return json_fault(value, fault, "this value is not supported, only null");
+    if (json_member(root, "latent_channels", &value) &&
+        !json_get_int64(value, LATENT_CHANNELS, LATENT_CHANNELS, &channels, fault))
+        return false;
+    if (!json_require(root, "block_out_channels", &value, fault) ||
+        !json_get_int64s(value, 1, 1 << 16, VAE_MAX_LEVELS, levels, &count, fault))
+        return false;
+    if (count != VAE_LEVELS)
+        return json_fault(value, fault, "%zu levels, allowed are %d: latents of one value for 8 x 8 pixels",
+                          count, VAE_LEVELS);
+    return !json_member(root, "scaling_factor", &value) ||
+           json_get_double(value, 1e-6, 1e5, scaling_factor, fault);
+}
+
+bool pipeline_read_vae(const char *folder, double *scaling_factor, struct fault *fault)
+{
+    struct json_document *document;
+    if (!open_object(folder, "config.json", &document, fault)) return false;
+    bool ok = read_vae(json_root(document), scaling_factor, fault);
+    json_free(document);
+    return ok;
+}
+
+static bool read_text(struct json root, int64_t *width, int64_t *tokens, struct fault *fault)
+{
+    struct json value;
+    *tokens = 77;
+    return json_require(root, "model_type", &value, fault) && check_text(value, "clip_text_model", fault) &&
+           json_require(root, "hidden_size", &value, fault) &&
+           json_get_int64(value, 1, 1 << 16, width, fault) &&
+           (!json_member(root, "max_position_embeddings", &value) ||
+            json_get_int64(value, 2, 1 << 16, tokens, fault));
+}
+
+bool pipeline_read_text(const char *folder, int64_t *width, int64_t *tokens, struct fault *fault)
+{
+    struct json_document *document;
+    if (!open_object(folder, "config.json", &document, fault)) return false;
+    bool ok = read_text(json_root(document), width, tokens, fault);
+    json_free(document);
+    return ok;
+}
