@@ -29,7 +29,7 @@ SUPPORT  := $(patsubst test/%.c,$(BUILD)/test/%.o,$(sort $(wildcard test/support
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all help info deps venv check test tests mutants lint demo study study-results check-report bench reference readme clean FORCE
+.PHONY: all help info deps venv check test tests mutants lint demo study study-results check-report check-mpnet bench reference readme clean FORCE
 
 all: $(PROGRAM)          ## the program alone (what `make` does)
 
@@ -162,6 +162,17 @@ check-report:            ## the demo's report as Chromium shows it: build/demo/r
 	$(Q)sh test/lint/deps.sh chromium
 	$(Q)$(MAKE) --no-print-directory venv
 	$(Q)$(VENV)/bin/python test/postproc/screenshot.py $(DEMO)/report.html $(DEMO)/report.png
+
+# The paper's prompt encoder, 438 MB: not a part of `make check`.
+MPNET    := build/all-mpnet-base-v2
+$(MPNET)/modules.json:
+	@echo "  fetch   $(@D)"
+	$(Q)$(TOOL)/fetch_mpnet.py $(@D)
+
+check-mpnet: deps        ## fetch all-mpnet-base-v2 (400 MB, into build/) and compare its embeddings with transformers'
+	$(Q)$(MAKE) --no-print-directory venv all
+	$(Q)$(MAKE) --no-print-directory $(MPNET)/modules.json
+	$(Q)sh test/phases/check_mpnet.sh $(PROGRAM) $(MPNET)
 
 bench:                   ## SD 2.1 at full size: speed, memory, the machine's roof; beside diffusers where PYTORCH has it
 	$(Q)$(MAKE) --no-print-directory venv all

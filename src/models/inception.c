@@ -2,7 +2,6 @@
 
 #include "base/check.h"
 #include "io/json.h"
-#include "io/safetensors.h"
 #include "io/text_file.h"
 #include "models/config_keys.h"
 #include "models/weights.h"
@@ -355,15 +354,8 @@ static bool read_config(const char *folder, struct inception_config *config, str
 
 static bool read_weights(const char *folder, struct inception *inception, struct fault *fault)
 {
-    struct safetensors *file = NULL;
-    char *path = check_format("%s/model.safetensors", folder);
-    parameter_set_allocate(&inception->parameters, false);
-    bool ok = safetensors_open(path, &file, fault) &&
-              weights_read_safetensors(&inception->parameters, file, NULL, fault) &&
-              inception_fold(inception, path, fault);
-    safetensors_close(file);
-    free(path);
-    return ok;
+    return weights_load_folder(&inception->parameters, folder, "model", NULL, false, fault) &&
+           inception_fold(inception, folder, fault);
 }
 
 bool inception_open(struct backend *backend, const char *folder, enum dtype dtype,

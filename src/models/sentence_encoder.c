@@ -2,7 +2,8 @@
 
 #include "base/check.h"
 #include "models/config_keys.h"
-#include "models/weights.h"
+#include "models/token_encoder_folder.h"
+#include "models/wordpiece_folder.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -20,9 +21,8 @@ struct folder {
     const char *root;                                // the encoder's folder, borrowed
     char transformer[PATH_SIZE], pooling[PATH_SIZE]; // folders of the modules
     bool normalize;                                  // has a Normalize module
-    int64_t tokens;                                  // max_seq_length
-    struct wordpiece_options words;
-    struct bert_config bert;
+    int64_t tokens;                                  // max_seq_length; 0: not said
+    struct token_encoder_config model;
 };
 
 // ---- reading the folder
@@ -108,7 +108,22 @@ static bool read_pooling(struct json root, struct folder *out, struct fault *fau
     if (!json_member(root, "embedding_dimension", &value) &&
         !json_require(root, "word_embedding_dimension", &value, fault))
         return false;
-    return json_get_int64(value, out->bert.channels, out->bert.channels, &width, fault);
+    return json_get_int64(value, out->model.channels, out->model.channels, &width, fault);
+}
+
+/* What a Transformer module takes in and gives out, as newer folders say it: only text, its token states. */
+static bool check_modality(struct json root, struct fault *fault)
+{
+    static const struct config_key kinds[] = {{"text", CONFIG_READ, NULL}};
+    static const struct config_key text_keys[] = {
+        {"method", CONFIG_TEXT, "forward"},
+        {"method_output_name", CONFIG_TEXT, "last_hidden_state"},
+    };
+    struct json modality, text;
+    return !json_member(root, "modality_config", &modality) ||
+           (config_keys_check(modality, kinds, sizeof kinds / sizeof kinds[0], fault) &&
+            json_require(modality, "text", &text, fault) &&
+            config_keys_check(text, text_keys, sizeof text_keys / sizeof text_keys[0], fault));
 }
 
 /* sentence_bert_config.json */
@@ -117,123 +132,62 @@ static bool read_lengths(struct json root, struct folder *out, struct fault *fau
     static const struct config_key keys[] = {
         {"max_seq_length", CONFIG_READ, NULL},
         {"do_lower_case", CONFIG_FALSE, NULL}, // lowering before the tokenizer, which does it itself
+        {"transformer_task", CONFIG_TEXT, "feature-extraction"},
+        {"modality_config", CONFIG_READ, NULL},
+        {"module_output_name", CONFIG_TEXT, "token_embeddings"},
     };
     struct json value;
-    if (!config_keys_check(root, keys, sizeof keys / sizeof keys[0], fault)) return false;
-    return json_require(root, "max_seq_length", &value, fault) &&
-           json_get_int64(value, 2, out->bert.positions, &out->tokens, fault);
-}
-
-static bool member_bool(struct json object, const char *key, bool *out, struct fault *fault)
-{
-    struct json value;
-    return !json_member(object, key, &value) || json_get_bool(value, out, fault);
-}
-
-static bool read_tokenizer(struct json root, struct folder *out, struct fault *fault)
-{
-    static const struct config_key keys[] = {
-        {"do_lower_case", CONFIG_READ, NULL},
-        {"strip_accents", CONFIG_READ, NULL},
-        {"tokenize_chinese_chars", CONFIG_READ, NULL},
-        {"tokenizer_class", CONFIG_READ, NULL},
-        {"do_basic_tokenize", CONFIG_TRUE, NULL},
-        {"never_split", CONFIG_EMPTY, NULL},
-        {"additional_special_tokens", CONFIG_EMPTY, NULL},
-        {"extra_special_tokens", CONFIG_EMPTY, NULL},
-        {"pad_token", CONFIG_TEXT, "[PAD]"},
-        {"unk_token", CONFIG_TEXT, "[UNK]"},
-        {"cls_token", CONFIG_TEXT, "[CLS]"},
-        {"sep_token", CONFIG_TEXT, "[SEP]"},
-        {"mask_token", CONFIG_TEXT, "[MASK]"},
-        {"padding_side", CONFIG_TEXT, "right"},
-        {"truncation_side", CONFIG_TEXT, "right"},
-        // lengths are sentence_bert_config.json's; the rest says where files were, or how ids become text
-        {"backend", CONFIG_IGNORED, NULL},
-        {"clean_up_tokenization_spaces", CONFIG_IGNORED, NULL},
-        {"is_local", CONFIG_IGNORED, NULL},
-        {"max_length", CONFIG_IGNORED, NULL},
-        {"model_max_length", CONFIG_IGNORED, NULL},
-        {"name_or_path", CONFIG_IGNORED, NULL},
-        {"pad_to_multiple_of", CONFIG_IGNORED, NULL},
-        {"pad_token_type_id", CONFIG_IGNORED, NULL},
-        {"special_tokens_map_file", CONFIG_IGNORED, NULL},
-        {"stride", CONFIG_IGNORED, NULL},
-        {"tokenizer_file", CONFIG_IGNORED, NULL},
-        {"truncation_strategy", CONFIG_IGNORED, NULL},
-    };
-    struct wordpiece_options *words = &out->words;
-    struct json value;
-    const char *class;
-    *words = (struct wordpiece_options){.lower_case = true, .split_cjk = true};
-    if (!config_keys_check(root, keys, sizeof keys / sizeof keys[0], fault)) return false;
-    if (!member_text(root, "tokenizer_class", &class, fault)) return false;
-    if (strcmp(class, "BertTokenizer") != 0 && strcmp(class, "BertTokenizerFast") != 0)
-        return json_fault(root, fault, "tokenizer_class %s is not supported, only BertTokenizer", class);
-    if (!member_bool(root, "do_lower_case", &words->lower_case, fault) ||
-        !member_bool(root, "tokenize_chinese_chars", &words->split_cjk, fault))
-        return false;
-    words->strip_accents = words->lower_case;
-    return !json_member(root, "strip_accents", &value) || json_kind(value) == JSON_KIND_NULL ||
-           json_get_bool(value, &words->strip_accents, fault);
-}
-
-static bool read_model(struct json root, struct folder *out, struct fault *fault)
-{
-    return bert_config_read(&out->bert, root, fault);
+    return config_keys_check(root, keys, sizeof keys / sizeof keys[0], fault) &&
+           check_modality(root, fault) &&
+           (!json_member(root, "max_seq_length", &value) || json_kind(value) == JSON_KIND_NULL ||
+            json_get_int64(value, 2, token_encoder_most_tokens(&out->model), &out->tokens, fault));
 }
 
 static bool read_folder(struct folder *out, const char *folder, struct fault *fault)
 {
     *out = (struct folder){.root = folder};
     return read_json(folder, "modules.json", out, read_modules, fault) &&
-           read_json(out->transformer, "config.json", out, read_model, fault) &&
+           token_encoder_folder_config(out->transformer, &out->model, fault) &&
            read_json(out->transformer, "sentence_bert_config.json", out, read_lengths, fault) &&
-           read_json(out->transformer, "tokenizer_config.json", out, read_tokenizer, fault) &&
            read_json(out->pooling, "config.json", out, read_pooling, fault);
 }
 
 // ---- opening
 
-static bool open_tokenizer(struct sentence_encoder *encoder, const struct folder *folder, const char *path,
-                           struct fault *fault)
+/* Also finds the most tokens of a sentence where sentence_bert_config.json does not say: then it is the
+ * tokenizer's, as far as the model has positions. */
+static bool open_tokenizer(struct sentence_encoder *encoder, struct folder *folder, struct fault *fault)
 {
-    if (!wordpiece_read(path, folder->words, &encoder->tokenizer, fault)) return false;
-    if (wordpiece_count(encoder->tokenizer) <= folder->bert.vocabulary) return true;
-    return fault_raise(fault, EXIT_CODE_INPUT, "%s: %d tokens, but vocab_size in config.json is %lld", path,
-                       (int)wordpiece_count(encoder->tokenizer), (long long)folder->bert.vocabulary);
-}
-
-static bool open_bert(struct sentence_encoder *encoder, struct backend *backend, const struct folder *folder,
-                      enum dtype dtype, struct fault *fault)
-{
-    encoder->bert = bert_new(backend, &folder->bert);
-    struct parameter_set *set = &encoder->bert->parameters;
-    if (!weights_load_folder(set, folder->transformer, "model", &bert_names, false, fault)) return false;
-    parameter_set_freeze(set, dtype, false);
-    return true;
+    int64_t most, positions = token_encoder_most_tokens(&folder->model);
+    if (!wordpiece_folder_open(folder->transformer, &encoder->tokenizer, &most, fault)) return false;
+    if (wordpiece_count(encoder->tokenizer) > folder->model.vocabulary)
+        return fault_raise(fault, EXIT_CODE_INPUT,
+                           "%s: the vocabulary has %d tokens, but vocab_size in config.json is %lld",
+                           folder->transformer, (int)wordpiece_count(encoder->tokenizer),
+                           (long long)folder->model.vocabulary);
+    if (folder->tokens == 0) folder->tokens = most == 0 || most > positions ? positions : most;
+    return folder->tokens >= 2 ||
+           fault_raise(fault, EXIT_CODE_INPUT, "%s: room for less than 2 tokens", folder->transformer);
 }
 
 /* The hash of everything that makes z what it is, but for the precision and the most tokens. */
-static bool identify(struct sentence_encoder *encoder, const struct folder *folder, const char *weights,
-                     const char *vocabulary, struct fault *fault)
+static bool identify(struct sentence_encoder *encoder, const struct folder *folder, struct fault *fault)
 {
-    char weights_hash[SHA256_HEX_SIZE], vocabulary_hash[SHA256_HEX_SIZE];
-    if (!sha256_file(weights, weights_hash, fault) || !sha256_file(vocabulary, vocabulary_hash, fault))
+    char weights[PATH_SIZE], weights_hash[SHA256_HEX_SIZE];
+    if (!join(weights, folder->transformer, "model.safetensors", fault) ||
+        !sha256_file(weights, weights_hash, fault))
         return false;
-    char *ids[] = {encoder->states_id, encoder->id};
+    char *ids[] = {encoder->states_id, encoder->id}, *tokenizer = wordpiece_describe(encoder->tokenizer);
     for (int i = 0; i < 2; i++) {
-        char *text = check_format("bert weights %s heads %lld epsilon %.17g\n"
-                                  "wordpiece vocabulary %s lower_case %d strip_accents %d split_cjk %d\n"
-                                  "pooling mean normalize %d\n",
-                                  weights_hash, (long long)folder->bert.heads, folder->bert.epsilon,
-                                  vocabulary_hash, folder->words.lower_case, folder->words.strip_accents,
-                                  folder->words.split_cjk, i == 1 && encoder->normalize);
+        char *text = check_format("%s weights %s heads %lld epsilon %.17g\n%spooling mean normalize %d\n",
+                                  folder->model.model, weights_hash, (long long)folder->model.heads,
+                                  folder->model.epsilon, tokenizer, i == 1 && encoder->normalize);
         struct sha256 *hash = sha256_new();
         sha256_add(hash, text, strlen(text));
         sha256_finish(hash, ids[i]);
         free(text);
     }
+    free(tokenizer);
     return true;
 }
 
@@ -241,22 +195,18 @@ static bool open_encoder(struct sentence_encoder *encoder, struct backend *backe
                          struct sentence_encoder_options options, struct fault *fault)
 {
     struct folder folder;
-    char weights[PATH_SIZE], vocabulary[PATH_SIZE];
-    if (!read_folder(&folder, path, fault) ||
-        !join(weights, folder.transformer, "model.safetensors", fault) ||
-        !join(vocabulary, folder.transformer, "vocab.txt", fault))
-        return false;
+    if (!read_folder(&folder, path, fault) || !open_tokenizer(encoder, &folder, fault)) return false;
     if (options.tokens != 0 && (options.tokens < 2 || options.tokens > folder.tokens))
         return fault_raise(fault, EXIT_CODE_INPUT,
                            "%s: %d tokens a sentence, allowed 2 to %lld (max_seq_length)", path,
                            options.tokens, (long long)folder.tokens);
     encoder->batch = options.batch;
     encoder->tokens = options.tokens ? options.tokens : (int)folder.tokens;
-    encoder->channels = (int)folder.bert.channels;
+    encoder->channels = (int)folder.model.channels;
     encoder->normalize = options.normalize && folder.normalize;
-    if (!open_tokenizer(encoder, &folder, vocabulary, fault) ||
-        !open_bert(encoder, backend, &folder, options.dtype, fault) ||
-        !identify(encoder, &folder, weights, vocabulary, fault))
+    if (!token_encoder_folder_open(backend, folder.transformer, &folder.model, options.dtype, &encoder->model,
+                                   fault) ||
+        !identify(encoder, &folder, fault))
         return false;
     encoder->tape = tape_new(backend, options.dtype);
     return true;
@@ -275,7 +225,7 @@ bool sentence_encoder_open(struct sentence_encoder *encoder, struct backend *bac
 void sentence_encoder_close(struct sentence_encoder *encoder)
 {
     if (encoder->tape) tape_delete(encoder->tape);
-    bert_delete(encoder->bert);
+    token_encoder_delete(encoder->model);
     wordpiece_free(encoder->tokenizer);
     *encoder = (struct sentence_encoder){0};
 }
@@ -318,10 +268,9 @@ static void encode_batch(struct sentence_encoder *encoder, int width, int filled
     struct tape *tape = encoder->tape;
     int64_t shape[] = {batch, width};
     tape_reset(tape, TAPE_NO_GRADIENT);
-    struct tensor *input = tape_input(tape, DTYPE_I32, 2, shape, batch_ids); // [B, width]
-    struct tensor *mask = tape_input(tape, DTYPE_F32, 2, shape, batch_mask); // [B, width]
-    struct tensor *hidden = bert_forward(tape, encoder->bert, input, mask);  // [B, width, D]
-    struct tensor *mean = op_masked_mean(tape, hidden, mask);                // [B, D]
+    struct tensor *mask = tape_input(tape, DTYPE_F32, 2, shape, batch_mask);              // [B, width]
+    struct tensor *hidden = token_encoder_forward(tape, encoder->model, batch_ids, mask); // [B, width, D]
+    struct tensor *mean = op_masked_mean(tape, hidden, mask);                             // [B, D]
     tape_read(tape, mean, batch_mean);
     if (states) tape_read(tape, hidden, batch_states);
 

@@ -1,25 +1,26 @@
 /* A frozen sentence encoder, as sentence-transformers publishes them: text -> z (METHOD section 3).
  *
  * Read are modules.json, the Transformer module (config.json, model.safetensors, sentence_bert_config.json,
- * tokenizer_config.json, vocab.txt), the Pooling module's config.json and, without files, Normalize. What is
- * implemented: BERT with a WordPiece vocabulary, mean pooling. Anything else is refused by name. */
+ * tokenizer_config.json, and tokenizer.json or vocab.txt), the Pooling module's config.json and, without
+ * files, Normalize; in the forms of the first sentence-transformers up to 6. What is implemented: BERT and
+ * MPNet with a WordPiece vocabulary, mean pooling. Anything else is refused by name. */
 #ifndef MODELS_SENTENCE_ENCODER_H
 #define MODELS_SENTENCE_ENCODER_H
 
 #include "io/sha256.h"
-#include "models/bert.h"
+#include "models/token_encoder.h"
 #include "models/wordpiece.h"
 
 struct sentence_encoder_options {
     int batch;        /* sentences a forward pass, at least 1 */
-    int tokens;       /* most tokens a sentence, [CLS] and [SEP] included; 0: the folder's max_seq_length */
+    int tokens;       /* most tokens a sentence, the first and last included; 0: what the folder allows */
     bool normalize;   /* apply the folder's Normalize module, where it has one (METHOD 3a: off) */
     enum dtype dtype; /* of the computation */
 };
 
 struct sentence_encoder {
     struct wordpiece *tokenizer; /* owned, as are the next two */
-    struct bert *bert;
+    struct token_encoder *model;
     struct tape *tape;
     int batch;
     int tokens;                      /* T: a longer sentence is cut */

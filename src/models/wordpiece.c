@@ -1,14 +1,17 @@
 #include "models/wordpiece.h"
 
 #include "base/check.h"
+#include "io/sha256.h"
 #include "io/text_file.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
-enum special_token { TOKEN_PAD, TOKEN_UNK, TOKEN_CLS, TOKEN_SEP, TOKEN_MASK, SPECIAL_TOKENS };
-static const char *const special_text[SPECIAL_TOKENS] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
+static const char *const role_text[][WORDPIECE_ROLES] = {
+    [WORDPIECE_BERT] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"},
+    [WORDPIECE_MPNET] = {"<pad>", "[UNK]", "<s>", "</s>", "<mask>"},
+};
 
 static const char CONTINUATION[] = "##";
 enum { CONTINUATION_BYTES = 2, NO_TOKEN = -1 };
@@ -19,13 +22,23 @@ struct token {
     int32_t id;
 };
 
+/* A token that is recognised in a text, as bytes of the text or as characters of the cleaned one. */
+struct special {
+    struct token token;
+    int32_t *characters; // [count], owned; NULL: in the text as it is
+    size_t count;
+};
+
 struct wordpiece {
-    struct wordpiece_options options;
-    char *vocabulary;    // owned copy of the file
-    struct token *token; // [count], sorted by compare_tokens
+    struct wordpiece_options options; // without the special tokens
+    char *vocabulary;                 // owned copy of the file
+    size_t bytes;                     // of it
+    struct token *token;              // [count], sorted by compare_tokens
     int32_t count;
-    size_t longest;                  // bytes of the longest token
-    int32_t special[SPECIAL_TOKENS]; // ids; [MASK] may be NO_TOKEN
+    size_t longest;                // bytes of the longest token
+    int32_t role[WORDPIECE_ROLES]; // ids; the mask's may be NO_TOKEN
+    struct special *special;       // [special_count], owned; those with a role first
+    int special_count;
 };
 
 /* Ids as they are found. */
@@ -33,6 +46,11 @@ struct id_list {
     int32_t *ids;
     int count, capacity;
 };
+
+const char *wordpiece_role_text(enum wordpiece_kind kind, enum wordpiece_role role)
+{
+    return role_text[kind][role];
+}
 
 // ---- vocabulary
 
@@ -43,11 +61,16 @@ static int compare_tokens(const void *a, const void *b)
     return order ? order : (x->bytes > y->bytes) - (x->bytes < y->bytes);
 }
 
-static int32_t find_token(const struct wordpiece *tokenizer, const char *text, size_t bytes)
+static const struct token *token_of(const struct wordpiece *tokenizer, const char *text, size_t bytes)
 {
     struct token key = {.text = text, .bytes = bytes};
-    const struct token *found =
-        bsearch(&key, tokenizer->token, (size_t)tokenizer->count, sizeof *tokenizer->token, compare_tokens);
+    return bsearch(&key, tokenizer->token, (size_t)tokenizer->count, sizeof *tokenizer->token,
+                   compare_tokens);
+}
+
+static int32_t find_token(const struct wordpiece *tokenizer, const char *text, size_t bytes)
+{
+    const struct token *found = token_of(tokenizer, text, bytes);
     return found ? found->id : NO_TOKEN;
 }
 
@@ -80,16 +103,6 @@ static bool split_lines(struct wordpiece *tokenizer, size_t bytes, const char *n
     return true;
 }
 
-static bool find_special_tokens(struct wordpiece *tokenizer, const char *name, struct fault *fault)
-{
-    for (int i = 0; i < SPECIAL_TOKENS; i++) {
-        tokenizer->special[i] = find_token(tokenizer, special_text[i], strlen(special_text[i]));
-        if (tokenizer->special[i] == NO_TOKEN && i != TOKEN_MASK)
-            return fault_raise(fault, EXIT_CODE_INPUT, "%s: no token %s", name, special_text[i]);
-    }
-    return true;
-}
-
 static bool index_vocabulary(struct wordpiece *tokenizer, size_t bytes, const char *name, struct fault *fault)
 {
     if (!split_lines(tokenizer, bytes, name, fault)) return false;
@@ -100,47 +113,7 @@ static bool index_vocabulary(struct wordpiece *tokenizer, size_t bytes, const ch
             return fault_raise(fault, EXIT_CODE_INPUT, "%s: the token of line %ld again in line %ld", name,
                                token[-1].id + 1L, token->id + 1L);
     }
-    return find_special_tokens(tokenizer, name, fault);
-}
-
-bool wordpiece_parse(const char *vocabulary, size_t bytes, const char *name, struct wordpiece_options options,
-                     struct wordpiece **tokenizer, struct fault *fault)
-{
-    if (bytes > WORDPIECE_MAX_FILE)
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s: more than %d bytes", name, WORDPIECE_MAX_FILE);
-    struct wordpiece *made = check_calloc(1, sizeof *made);
-    made->options = options;
-    made->vocabulary = check_malloc(bytes);
-    memcpy(made->vocabulary, vocabulary, bytes);
-    if (!index_vocabulary(made, bytes, name, fault)) {
-        wordpiece_free(made);
-        return false;
-    }
-    *tokenizer = made;
     return true;
-}
-
-bool wordpiece_read(const char *path, struct wordpiece_options options, struct wordpiece **tokenizer,
-                    struct fault *fault)
-{
-    char *text;
-    if (!text_file_read(path, WORDPIECE_MAX_FILE, &text, fault)) return false;
-    bool done = wordpiece_parse(text, strlen(text), path, options, tokenizer, fault);
-    free(text);
-    return done;
-}
-
-void wordpiece_free(struct wordpiece *tokenizer)
-{
-    if (!tokenizer) return;
-    free(tokenizer->token);
-    free(tokenizer->vocabulary);
-    free(tokenizer);
-}
-
-int32_t wordpiece_count(const struct wordpiece *tokenizer)
-{
-    return tokenizer->count;
 }
 
 // ---- characters
@@ -246,6 +219,114 @@ static int32_t *normalise(const struct wordpiece *tokenizer, const char *text, s
     return characters;
 }
 
+// ---- special tokens, and making a tokenizer
+
+/* Adds a token of the vocabulary, or replaces what was said of it before. */
+static bool add_special(struct wordpiece *tokenizer, struct wordpiece_special special, const char *name,
+                        struct fault *fault)
+{
+    const struct token *token = token_of(tokenizer, special.text, strlen(special.text));
+    if (!token) return fault_raise(fault, EXIT_CODE_INPUT, "%s: no token %.100s", name, special.text);
+    struct special made = {.token = *token};
+    if (special.cleaned) {
+        made.characters = normalise(tokenizer, token->text, token->bytes, &made.count);
+        if (made.count == 0) {
+            free(made.characters);
+            return fault_raise(fault, EXIT_CODE_INPUT, "%s: nothing is left of the special token of line %ld",
+                               name, token->id + 1L);
+        }
+    }
+    int place = 0;
+    while (place < tokenizer->special_count && tokenizer->special[place].token.id != token->id) place++;
+    if (place == tokenizer->special_count)
+        tokenizer->special_count++;
+    else
+        free(tokenizer->special[place].characters);
+    tokenizer->special[place] = made;
+    return true;
+}
+
+static bool find_special_tokens(struct wordpiece *tokenizer, const struct wordpiece_options *options,
+                                const char *name, struct fault *fault)
+{
+    tokenizer->special =
+        check_calloc((size_t)(WORDPIECE_ROLES + options->special_count), sizeof *tokenizer->special);
+    for (int i = 0; i < WORDPIECE_ROLES; i++) {
+        struct wordpiece_special special = {.text = role_text[options->kind][i]};
+        tokenizer->role[i] = find_token(tokenizer, special.text, strlen(special.text));
+        if (tokenizer->role[i] == NO_TOKEN && i == WORDPIECE_MASK) continue;
+        if (!add_special(tokenizer, special, name, fault)) return false;
+    }
+    for (int i = 0; i < options->special_count; i++)
+        if (!add_special(tokenizer, options->special[i], name, fault)) return false;
+    return true;
+}
+
+bool wordpiece_parse(const char *vocabulary, size_t bytes, const char *name, struct wordpiece_options options,
+                     struct wordpiece **tokenizer, struct fault *fault)
+{
+    if (bytes > WORDPIECE_MAX_FILE)
+        return fault_raise(fault, EXIT_CODE_INPUT, "%s: more than %d bytes", name, WORDPIECE_MAX_FILE);
+    struct wordpiece *made = check_calloc(1, sizeof *made);
+    made->options = options;
+    made->options.special = NULL;
+    made->bytes = bytes;
+    made->vocabulary = check_malloc(bytes);
+    memcpy(made->vocabulary, vocabulary, bytes);
+    if (!index_vocabulary(made, bytes, name, fault) || !find_special_tokens(made, &options, name, fault)) {
+        wordpiece_free(made);
+        return false;
+    }
+    *tokenizer = made;
+    return true;
+}
+
+bool wordpiece_read(const char *path, struct wordpiece_options options, struct wordpiece **tokenizer,
+                    struct fault *fault)
+{
+    char *text;
+    if (!text_file_read(path, WORDPIECE_MAX_FILE, &text, fault)) return false;
+    bool done = wordpiece_parse(text, strlen(text), path, options, tokenizer, fault);
+    free(text);
+    return done;
+}
+
+void wordpiece_free(struct wordpiece *tokenizer)
+{
+    if (!tokenizer) return;
+    for (int i = 0; i < tokenizer->special_count; i++) free(tokenizer->special[i].characters);
+    free(tokenizer->special);
+    free(tokenizer->token);
+    free(tokenizer->vocabulary);
+    free(tokenizer);
+}
+
+int32_t wordpiece_count(const struct wordpiece *tokenizer)
+{
+    return tokenizer->count;
+}
+
+/* Special tokens are told of where they are others than BERT's. */
+char *wordpiece_describe(const struct wordpiece *tokenizer)
+{
+    const struct wordpiece_options *options = &tokenizer->options;
+    char hex[SHA256_HEX_SIZE];
+    struct sha256 *hash = sha256_new();
+    sha256_add(hash, tokenizer->vocabulary, tokenizer->bytes);
+    sha256_finish(hash, hex);
+    char *text = check_format("wordpiece vocabulary %s lower_case %d strip_accents %d split_cjk %d\n", hex,
+                              options->lower_case, options->strip_accents, options->split_cjk);
+    for (int i = 0; i < tokenizer->special_count; i++) {
+        const struct special *special = &tokenizer->special[i];
+        if (options->kind == WORDPIECE_BERT && i < WORDPIECE_ROLES && !special->characters) continue;
+        char *longer = check_format("%sspecial token %d cleaned %d\n", text, (int)special->token.id,
+                                    special->characters != NULL);
+        free(text);
+        text = longer;
+    }
+    return text;
+}
+
 // ---- words and pieces
 
 static void add_id(struct id_list *list, int32_t id)
@@ -271,11 +352,11 @@ static int32_t longest_piece(const struct wordpiece *tokenizer, const char *word
     return NO_TOKEN;
 }
 
-/* One word of at least one character to its pieces, or to [UNK]. */
+/* One word of at least one character to its pieces, or to the unknown token. */
 static void add_word(const struct wordpiece *tokenizer, const int32_t *characters, size_t count,
                      struct id_list *list)
 {
-    int32_t unknown = tokenizer->special[TOKEN_UNK];
+    int32_t unknown = tokenizer->role[WORDPIECE_UNKNOWN];
     if (count > WORDPIECE_MAX_WORD) {
         add_id(list, unknown);
         return;
@@ -298,48 +379,72 @@ static void add_word(const struct wordpiece *tokenizer, const int32_t *character
     for (int i = 0; i < found; i++) add_id(list, pieces[i]);
 }
 
-/* Text without special tokens. */
+/* The longest special token that characters of a cleaned text begin with, or NULL. */
+static const struct special *special_in_cleaned(const struct wordpiece *tokenizer, const int32_t *characters,
+                                                size_t count)
+{
+    const struct special *found = NULL;
+    for (int i = 0; i < tokenizer->special_count; i++) {
+        const struct special *special = &tokenizer->special[i];
+        if (special->characters && special->count <= count && (!found || special->count > found->count) &&
+            memcmp(special->characters, characters, special->count * sizeof *characters) == 0)
+            found = special;
+    }
+    return found;
+}
+
+/* Text in which no special token stands as it is. */
 static void add_text(const struct wordpiece *tokenizer, const char *text, size_t bytes, struct id_list *list)
 {
     size_t count, start = 0;
     int32_t *characters = normalise(tokenizer, text, bytes, &count);
-    for (size_t i = 0; i <= count; i++) {
-        bool mark = i < count && is_punctuation(characters[i]);
-        if (i < count && !mark && !is_blank(characters[i])) continue;
+    for (size_t i = 0; i <= count;) {
+        const struct special *special = special_in_cleaned(tokenizer, characters + i, count - i);
+        bool mark = !special && i < count && is_punctuation(characters[i]);
+        if (!special && !mark && i < count && !is_blank(characters[i])) {
+            i++;
+            continue;
+        }
         if (i > start) add_word(tokenizer, characters + start, i - start, list);
+        if (special) add_id(list, special->token.id);
         if (mark) add_word(tokenizer, characters + i, 1, list);
-        start = i + 1;
+        start = i += special ? special->count : 1;
     }
     free(characters);
 }
 
-/* The special token that text[0..bytes) begins with, or NO_TOKEN. */
-static int32_t special_at(const struct wordpiece *tokenizer, const char *text, size_t bytes, size_t *length)
+/* The longest special token that text[0..bytes) begins with, or NULL. */
+static const struct token *special_in_text(const struct wordpiece *tokenizer, const char *text, size_t bytes)
 {
-    for (int i = 0; i < SPECIAL_TOKENS; i++) {
-        *length = strlen(special_text[i]);
-        if (bytes >= *length && memcmp(text, special_text[i], *length) == 0) return tokenizer->special[i];
+    const struct token *found = NULL;
+    for (int i = 0; i < tokenizer->special_count; i++) {
+        const struct token *token = &tokenizer->special[i].token;
+        if (!tokenizer->special[i].characters && token->bytes <= bytes &&
+            (!found || token->bytes > found->bytes) && memcmp(text, token->text, token->bytes) == 0)
+            found = token;
     }
-    return NO_TOKEN;
+    return found;
 }
 
 int wordpiece_encode(const struct wordpiece *tokenizer, const char *text, size_t bytes, int capacity,
                      int32_t *ids)
 {
     CHECK(capacity >= 2, "room for %d tokens, at least 2 are needed", capacity);
-    struct id_list list = {.ids = ids, .capacity = capacity - 1}; // one place is [SEP]'s
-    add_id(&list, tokenizer->special[TOKEN_CLS]);
-    size_t start = 0, length;
-    for (size_t i = 0; i < bytes; i++) {
-        int32_t id = text[i] == '[' ? special_at(tokenizer, text + i, bytes - i, &length) : NO_TOKEN;
-        if (id == NO_TOKEN) continue;
+    struct id_list list = {.ids = ids, .capacity = capacity - 1}; // one place is the last token's
+    add_id(&list, tokenizer->role[WORDPIECE_FIRST]);
+    size_t start = 0;
+    for (size_t i = 0; i < bytes;) {
+        const struct token *special = special_in_text(tokenizer, text + i, bytes - i);
+        if (!special) {
+            i++;
+            continue;
+        }
         add_text(tokenizer, text + start, i - start, &list);
-        add_id(&list, id);
-        start = i + length;
-        i = start - 1;
+        add_id(&list, special->id);
+        start = i += special->bytes;
     }
     add_text(tokenizer, text + start, bytes - start, &list);
-    ids[list.count++] = tokenizer->special[TOKEN_SEP];
-    for (int i = list.count; i < capacity; i++) ids[i] = tokenizer->special[TOKEN_PAD];
+    ids[list.count++] = tokenizer->role[WORDPIECE_LAST];
+    for (int i = list.count; i < capacity; i++) ids[i] = tokenizer->role[WORDPIECE_PADDING];
     return list.count;
 }

@@ -28,7 +28,7 @@ static const struct known_model known_models[] = {
     {"gumbel_width", verify_gumbel_width, false},
     {"gumbel_depth", verify_gumbel_depth, false},
     {"wordpiece", verify_wordpiece, true},
-    {"bert", verify_bert, true},
+    {"bert", verify_token_encoder, true},
     {"sentence_encoder", verify_sentence_encoder, true},
     {"pndm", verify_pndm, false},
     {"frechet", verify_frechet, false},
@@ -39,7 +39,7 @@ static const struct known_model known_models[] = {
     {.name = "clip_text"},
     {"clip_vision", verify_clip_vision, true},
     {.name = "clip_bpe"},
-    {.name = "mpnet"},
+    {"mpnet", verify_token_encoder, true},
     {"inception", verify_inception, true},
     {.name = "resize"},
 };

@@ -23,7 +23,8 @@ bool verify_gumbel_depth(struct verification *verification, struct fault *fault)
 
 // verify_text.c
 bool verify_wordpiece(struct verification *verification, struct fault *fault);
-bool verify_bert(struct verification *verification, struct fault *fault);
+/* bert and mpnet */
+bool verify_token_encoder(struct verification *verification, struct fault *fault);
 bool verify_sentence_encoder(struct verification *verification, struct fault *fault);
 
 // verify_clip.c

@@ -1,22 +1,21 @@
 /* References of tokenizers and sentence encoders. */
 #include "base/check.h"
 #include "models/sentence_encoder.h"
-#include "models/weights.h"
+#include "models/token_encoder_folder.h"
 #include "phases/verify_models.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-    CONFIG_MAX_BYTES = 1 << 20,
     TEXT_MAX_BYTES = 1 << 28, // of all texts together
     MAX_TEXTS = 1 << 20,
     BATCH = 32, // sentences a forward pass
 };
 
-// ---- bert
+// ---- BERT, MPNet
 
-/* inputs of BERT; owned */
+/* inputs of the model; owned */
 struct token_batch {
     int64_t B, T;
     int32_t *ids; /* [B, T] */
@@ -24,7 +23,7 @@ struct token_batch {
 };
 
 /* Ids below `vocabulary`, at least one token a sample. */
-static bool read_tokens(struct verification *verification, const struct bert_config *config,
+static bool read_tokens(struct verification *verification, const struct token_encoder_config *config,
                         struct token_batch *batch, struct fault *fault)
 {
     int64_t shape[2] = {-1, -1}, *ids = NULL, *mask = NULL;
@@ -32,9 +31,10 @@ static bool read_tokens(struct verification *verification, const struct bert_con
                                    &ids, shape, fault) &&
               verify_load_integers(verification, "inputs/attention_mask", 2, shape, 0, 1, &mask, NULL, fault);
     int64_t B = batch->B = shape[0], T = batch->T = shape[1];
-    if (ok && T > config->positions)
-        ok = fault_raise(fault, EXIT_CODE_INPUT, "%s: %lld tokens, the model has %lld positions",
-                         h5_path(verification->reference), (long long)T, (long long)config->positions);
+    int64_t most = token_encoder_most_tokens(config);
+    if (ok && T > most)
+        ok = fault_raise(fault, EXIT_CODE_INPUT, "%s: %lld tokens, the model has positions for %lld",
+                         h5_path(verification->reference), (long long)T, (long long)most);
     if (ok) {
         batch->ids = check_malloc((size_t)(B * T) * sizeof *batch->ids);
         batch->mask = check_malloc((size_t)(B * T) * sizeof *batch->mask);
@@ -55,34 +55,15 @@ static bool read_tokens(struct verification *verification, const struct bert_con
     return ok;
 }
 
-/* folder/config.json and its weights */
-static bool open_bert(struct verification *verification, struct bert **bert, struct fault *fault)
-{
-    struct bert_config config;
-    struct json_document *document = NULL;
-    char *path = check_format("%s/config.json", verification->folder);
-    bool ok = json_read(path, CONFIG_MAX_BYTES, &document, fault) &&
-              bert_config_read(&config, json_root(document), fault);
-    json_free(document);
-    free(path);
-    if (!ok) return false;
-    *bert = bert_new(verification->backend, &config);
-    struct parameter_set *set = &(*bert)->parameters;
-    if (!weights_load_folder(set, verification->folder, "model", &bert_names, false, fault)) return false;
-    parameter_set_freeze(set, verification->dtype, false);
-    return true;
-}
-
-static bool run_bert(struct verification *verification, const struct bert *bert,
-                     const struct token_batch *batch, struct fault *fault)
+static bool run_model(struct verification *verification, const struct token_encoder *encoder,
+                      const struct token_batch *batch, struct fault *fault)
 {
     struct tape *tape = tape_new(verification->backend, verification->dtype);
-    int64_t shape[3] = {batch->B, batch->T, bert->config.channels};
+    int64_t shape[3] = {batch->B, batch->T, encoder->config.channels};
     tape_reset(tape, TAPE_NO_GRADIENT);
-    struct tensor *ids = tape_input(tape, DTYPE_I32, 2, shape, batch->ids);
     struct tensor *mask = tape_input(tape, DTYPE_F32, 2, shape, batch->mask);
-    struct tensor *hidden = bert_forward(tape, bert, ids, mask);   // [B, T, C]
-    struct tensor *embedding = op_masked_mean(tape, hidden, mask); // [B, C]
+    struct tensor *hidden = token_encoder_forward(tape, encoder, batch->ids, mask); // [B, T, C]
+    struct tensor *embedding = op_masked_mean(tape, hidden, mask);                  // [B, C]
     float *values = check_malloc((size_t)tensor_count(hidden) * sizeof *values);
     tape_read(tape, hidden, values);
     bool ok =
@@ -96,16 +77,19 @@ static bool run_bert(struct verification *verification, const struct bert *bert,
     return ok;
 }
 
-bool verify_bert(struct verification *verification, struct fault *fault)
+bool verify_token_encoder(struct verification *verification, struct fault *fault)
 {
-    struct bert *bert = NULL;
+    struct token_encoder_config config;
+    struct token_encoder *encoder = NULL;
     struct token_batch batch = {0};
-    bool ok = open_bert(verification, &bert, fault) &&
-              read_tokens(verification, &bert->config, &batch, fault) &&
-              run_bert(verification, bert, &batch, fault);
+    bool ok = token_encoder_folder_config(verification->folder, &config, fault) &&
+              token_encoder_folder_open(verification->backend, verification->folder, &config,
+                                        verification->dtype, &encoder, fault) &&
+              read_tokens(verification, &config, &batch, fault) &&
+              run_model(verification, encoder, &batch, fault);
     free(batch.mask);
     free(batch.ids);
-    bert_delete(bert);
+    token_encoder_delete(encoder);
     return ok;
 }
 

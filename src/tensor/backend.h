@@ -56,6 +56,9 @@ struct attention {
     int64_t q_column, k_column, v_column;
     float scale; /* of q k', usually 1/sqrt(head_size) */
     bool causal; /* token i sees tokens 0..i */
+    /* added to the scaled scores: fp32 [heads, Tq, Tk], or [1, Tq, Tk] for all heads alike; or NULL. Forward
+     * only: there is no backward pass through attention with a bias, to the bias or to anything else */
+    const struct tensor *bias;
 };
 
 /* One parameter's AdamW step (decoupled weight decay, as torch.optim.AdamW). */
@@ -129,15 +132,15 @@ struct backend_ops {
                                 const struct tensor *statistics, const struct tensor *dy, struct tensor *dx,
                                 struct tensor *dweight, struct tensor *dbias);
 
-    /* ---- y [B, Tq, heads x head_size] = gate . softmax(scale q k' + masks) v, per head; key_mask [B, Tk]
-     * fp32, 0 = hidden key, may be NULL (each sample has at least one visible key); gate count = heads;
+    /* ---- y [B, Tq, heads x head_size] = gate . softmax(scale q k' + bias + masks) v, per head; key_mask [B,
+     * Tk] fp32, 0 = hidden key, may be NULL (each sample has at least one visible key); gate count = heads;
      * log_sum [B, heads, Tq] fp32, the logarithm of the softmax's denominator, kept for the backward pass.
      * `q` and `kv` may be the same tensor. The full score matrix is never stored for long sequences. */
     void (*attention_forward)(struct backend *backend, const struct attention *attention,
                               const struct tensor *q, const struct tensor *kv, const struct tensor *key_mask,
                               struct gate gate, struct tensor *y, struct tensor *log_sum);
-    /* dq, dkv: shapes of q and kv; only the columns of q (of k and v) are written; the same tensor when q and
-     * kv are. Either may be NULL. dgates [B, E] (adds) may be NULL */
+    /* without a bias. dq, dkv: shapes of q and kv; only the columns of q (of k and v) are written; the same
+     * tensor when q and kv are. Either may be NULL. dgates [B, E] (adds) may be NULL */
     void (*attention_backward)(struct backend *backend, const struct attention *attention,
                                const struct tensor *q, const struct tensor *kv, const struct tensor *key_mask,
                                struct gate gate, const struct tensor *y, const struct tensor *log_sum,

@@ -234,6 +234,12 @@ struct tensor *op_attention(struct tape *tape, struct attention attention, struc
         CHECK_SHAPES(key_mask->rank == 2 && key_mask->dtype == DTYPE_F32 && key_mask->dim[0] == kv->dim[0] &&
                          key_mask->dim[1] == tensor_tokens(kv),
                      "attention mask", kv, key_mask);
+    const struct tensor *bias = attention.bias;
+    if (bias)
+        CHECK_SHAPES(bias->rank == 3 && bias->dtype == DTYPE_F32 &&
+                         (bias->dim[0] == 1 || bias->dim[0] == attention.heads) &&
+                         bias->dim[1] == tensor_tokens(q) && bias->dim[2] == tensor_tokens(kv),
+                     "attention bias", q, bias);
     if (gate.gates)
         CHECK(gate.count == attention.heads, "attention: a gate of %lld entries for %lld heads",
               (long long)gate.count, (long long)attention.heads);
@@ -241,12 +247,13 @@ struct tensor *op_attention(struct tape *tape, struct attention attention, struc
     struct tensor *y = like(tape, q, width);
     struct tensor *log_sum = kept(tape, 3, q->dim[0], attention.heads, tensor_tokens(q));
     OPS(tape)->attention_forward(tape_backend(tape), &attention, q, kv, key_mask, gate, y, log_sum);
-    tape_record(tape, &(struct node){.backward = attention_backward,
-                                     .in = {q, kv, key_mask},
-                                     .out = {y},
-                                     .saved = log_sum,
-                                     .gate = gate,
-                                     .args.attention = attention});
+    bool recorded = tape_record(tape, &(struct node){.backward = attention_backward,
+                                                     .in = {q, kv, key_mask},
+                                                     .out = {y},
+                                                     .saved = log_sum,
+                                                     .gate = gate,
+                                                     .args.attention = attention});
+    CHECK(!recorded || !bias, "attention with a bias has no gradient, but one is wanted");
     return y;
 }
 

@@ -30,7 +30,7 @@ struct tensor *op_layer_norm(struct tape *tape, struct tensor *x, struct paramet
                              struct parameter *bias, float epsilon);
 
 /* q [B, Tq, ..] (or a feature map), kv [B, Tk, ..], key_mask [B, Tk] fp32 or NULL -> q's shape with heads x
- * head_size channels */
+ * head_size channels. With a bias it has no gradient: nothing in a step that records may want one */
 struct tensor *op_attention(struct tape *tape, struct attention attention, struct tensor *q,
                             struct tensor *kv, struct tensor *key_mask, struct gate gate);
 

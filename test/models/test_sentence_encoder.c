@@ -19,7 +19,7 @@
 
 #include <cmocka.h>
 
-static const char SMALL[] = "test/fixtures/bert_small";
+static const char SMALL[] = "test/fixtures/bert_small", SMALL_MPNET[] = "test/fixtures/mpnet_small";
 static const struct sentence_encoder_options PLAIN = {.batch = 8, .dtype = DTYPE_F32};
 
 static struct sentence_encoder open_encoder(struct backend *backend, const char *folder,
@@ -98,11 +98,39 @@ static void test_small_fixture(void **state)
     expect_fixture("test/fixtures/sentence_encoder_small.h5", SMALL, PLAIN);
 }
 
+/* MPNet, in the form of a newer folder: the vocabulary in tokenizer.json, the most tokens beside it. */
+static void test_small_mpnet_fixture(void **state)
+{
+    (void)state;
+    struct sentence_encoder_options options = PLAIN;
+    options.normalize = true;
+    expect_fixture("test/fixtures/sentence_encoder_mpnet_small.h5", SMALL_MPNET, options);
+}
+
+/* Files that were made with an encoder name it: its id must stay what it was. */
+static void expect_known_id(const char *folder)
+{
+    struct backend *backend = backend_open(BACKEND_CPU);
+    struct sentence_encoder encoder = open_encoder(backend, folder, PLAIN);
+    struct h5_reader *reader = NULL;
+    struct fault fault = {0};
+    char *id = NULL;
+    if (!h5_open("input/emoji/clip.h5", FILE_CLIP, &reader, &fault) ||
+        !h5_load_text(reader, "encoder/sentence", 1 << 10, &id, &fault))
+        fail_msg("%s", fault.text);
+    assert_string_equal(encoder.id, id);
+    free(id);
+    h5_close(reader);
+    sentence_encoder_close(&encoder);
+    backend_close(backend);
+}
+
 static void test_published_fixture(void **state)
 {
     (void)state;
     char folder[2048];
     published_encoder_folder(folder, sizeof folder);
+    expect_known_id(folder);
     struct sentence_encoder_options options = PLAIN;
     options.normalize = true;
     expect_fixture("test/fixtures/sentence_encoder.h5", folder, options);
@@ -287,7 +315,17 @@ static void test_refusals(void **state)
                    "encoder.layer.0.intermediate.dense.weight is [72, 32], allowed [71, 32]");
     expect_refusal("sentence_bert_config.json", "\"max_seq_length\": 40", "\"max_seq_length\": 49",
                    "max_seq_length");
-    expect_refusal(tokenizer, "\"BertTokenizer\"", "\"MPNetTokenizer\"", "MPNetTokenizer is not supported");
+    expect_refusal(tokenizer, "\"BertTokenizer\"", "\"MPNetTokenizer\"", "only \"<pad>\"");
+    expect_refusal("config.json", "\"bert\"", "\"roberta\"",
+                   "model_type: roberta is not supported, only bert and mpnet");
+    expect_refusal("sentence_bert_config.json", "\"do_lower_case\": false",
+                   "\"modality_config\": {\"text\": {\"method\": \"encode\"}}",
+                   "modality_config.text.method");
+    expect_refusal("sentence_bert_config.json", "\"do_lower_case\": false",
+                   "\"modality_config\": {\"text\": {}, \"image\": {}}",
+                   "modality_config.image: unknown key");
+    expect_refusal("sentence_bert_config.json", "\"do_lower_case\": false",
+                   "\"transformer_task\": \"fill-mask\"", "transformer_task");
     expect_refusal(tokenizer, "\"[PAD]\"", "\"<pad>\"",
                    "pad_token: this value is not supported, only \"[PAD]\"");
     expect_refusal("vocab.txt", "[PAD]", "[PAD]\nmore", "tokens, but vocab_size in config.json is");
@@ -323,6 +361,30 @@ static void test_too_many_tokens(void **state)
     options.tokens = 41;
     assert_false(sentence_encoder_open(&encoder, backend, SMALL, options, &fault));
     assert_non_null(strstr(fault.text, "41 tokens a sentence, allowed 2 to 40 (max_seq_length)"));
+    backend_close(backend);
+}
+
+/* The most tokens: max_seq_length before model_max_length, and no more than there are positions. */
+static void test_folder_tokens(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *old, *new;
+        int tokens;
+    } cases[] = {{"sentence_bert_config.json", "\"max_seq_length\": 40", "\"max_seq_length\": 41", 41},
+                 {"sentence_bert_config.json", "\"max_seq_length\": 41", "\"max_seq_length\": null", 48},
+                 {"tokenizer_config.json", "\"model_max_length\": 48", "\"model_max_length\": 30", 30},
+                 {"tokenizer_config.json", "\"model_max_length\": 30", "\"model_max_length\": 512", 48}};
+    struct backend *backend = backend_open(BACKEND_CPU);
+    char base[64];
+    copy_small_folder(base);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        edit(base, cases[i].name, cases[i].old, cases[i].new);
+        struct sentence_encoder encoder = open_encoder(backend, base, PLAIN);
+        assert_int_equal(encoder.tokens, cases[i].tokens);
+        sentence_encoder_close(&encoder);
+    }
+    remove_folder(base);
     backend_close(backend);
 }
 
@@ -379,6 +441,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_small_fixture),
+        cmocka_unit_test(test_small_mpnet_fixture),
         cmocka_unit_test(test_published_fixture),
         cmocka_unit_test(test_embedding_is_mean_of_states),
         cmocka_unit_test(test_neighbours_do_not_matter),
@@ -386,6 +449,7 @@ int main(void)
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_broken_weights),
         cmocka_unit_test(test_too_many_tokens),
+        cmocka_unit_test(test_folder_tokens),
         cmocka_unit_test(test_identity),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,6 @@
-"""200 varied sentences for the tokenizers and sentence encoders: plain captions, Unicode, long, empty."""
+"""Varied sentences: 200 for the sentence encoders and, with more of Unicode and of odd text, 560 for the tokenizers."""
+
+import numpy as np
 
 CAPTIONS = """A bowl of ripe red apples on a wooden table next to a window.
 Two dogs are running along the beach at sunset, one carrying a stick.
@@ -198,4 +200,73 @@ def all_sentences():
     written = CAPTIONS + CASE_AND_WORDS + PUNCTUATION + SPECIAL + ACCENTS + SCRIPTS + EMOJI + CONTROL + LONG
     sentences = written + list(generated(200 - len(written)))
     assert len(sentences) == len(set(sentences)) == 200
+    return sentences
+
+
+# ---- for the tokenizers alone
+
+CONTRACTIONS = [
+    f"{subject}{quote}{ending} {rest}"
+    for quote in ("'", "\u2019", "\u02bc", "`", "\u00b4", "\uff07")
+    for subject, ending, rest in (("I", "m", "here"), ("we", "ve", "seen THEM"), ("don", "t", "ask"), ("Joe", "s", "car"))
+]
+
+MARKERS = [
+    "<mask>", "the <mask> sat on the </s> mat", "<s> explicit markers </s>", "<unk> <pad> x<mask>y", "<MASK> <S> </S> <PAD>",
+    "a<unk>b<UNK>c<\u00fcnk>d", "<un\u0301k> <un\u00adk> <\u200bunk> <u nk>", "< mask > <mask <<mask>> <s>>", "<pad>", "padding <pad> in <pad><pad> between",
+    "[CLS]<s>[SEP]</s>[PAD]<pad>[MASK]<mask>[UNK]<unk>", "[UNK][UNK] [UNK]", "\u00a0<mask>\u3000", "[\u200bMASK] <m\u00e4sk>", "##<mask>## [MASK]##s",
+    "[unused0] [unused99] <unk", "<|endoftext|> <bos> <eos> <extra_id_0>",
+]
+
+CASE_FORMS = [
+    form(text)
+    for text in ("\u1e9b\u0323 \ufb03 \u00e5ngstr\u00f6m", "\u01c5 \u01c8 \u01f2 \u1fbc \u1f88", "Ti\u1ebfng Vi\u1ec7t \u0111\u1eb9p",
+                 "\u0344 \u0958 \u09dc \u2126 \u212a", "\uac00\uac01\uac02 \ud55c\uae00", "\u0130\u0131 \u1e9e\u00df \u03a3\u03c3\u03c2", "q\u0307\u0323 d\u0323\u0307")
+    for form in (str, str.upper, str.lower, str.title)
+]
+
+TECHNICAL = [
+    "ffmpeg -i in.mp4 -vf scale=1280:-2 out.webm", "SELECT * FROM t WHERE a >= 10 AND b != 'x';", "for (int i = 0; i < n; i++) { sum += x[i]; }",
+    "<div class=\"a\">&nbsp;&amp;&#169;</div>", "lat 48\u00b051'24\"N, long 2\u00b021'03\"E", "2024-02-29T23:59:60Z 12:34:56.789", "+1 (555) 010-9999 ext. 42",
+    "0xDEADBEEF 0b1010 1e-10 1_000_000 NaN inf", "\\alpha_{i}^{2} \\frac{a}{b} $x$", "a/b\\c|d?e*f:g", "~!@#$%^&*()_+-={}[]|:;'<>,.?/", "........................................",
+    "----- ===== _____ #####", "\u2013\u2014\u2015\u2212\u2010\u2011\u2043", "\u00ab\u2039\u201e\u201a\u201c\u2018\u300c\u300e\u3010", "1\u20442 \u00bd \u2150 \u215b \u2189", "\u2460\u2473\u24b6\u24ff\u2776 \u3251",
+    "\u2070\u00b9\u00b2\u2080\u2081 x\u207f", "\u2c60\u0294\u0259\u014b /\u02c8f\u0259\u028a\u02d0/", "\u20ac\u20b9\u20bd\u20b1\u20aa\u20a9 \uffe5", "\u266a\u266b\u2669 \u2600\u2601\u2602 \u2654\u265a",
+    "\u2580\u2588\u2591\u2592\u2593 \u250c\u2500\u2510", "\u28ff\u2801 \u2190\u21d2\u27f9", "w" * 98 + " " + "w" * 102, "\u00e9" * 99 + "\u0301", "#" * 101, "a" * 100 + "!" + "b" * 101,
+]
+
+
+def random_texts(count):
+    """Characters drawn from everything that Unicode 8 had assigned, and from what a caption has, in words."""
+    rng = np.random.default_rng(2025)
+    blocks = [(0x21, 0x7e), (0xa1, 0x17f), (0x180, 0x24f), (0x250, 0x2af), (0x370, 0x373), (0x391, 0x3a1), (0x400, 0x52f), (0x5d0, 0x5ea),
+              (0x621, 0x63a), (0x905, 0x939), (0xe01, 0xe30), (0x10d0, 0x10f0), (0x1100, 0x1112), (0x1e00, 0x1eff), (0x1f00, 0x1f15), (0x2010, 0x2027),
+              (0x2030, 0x205e), (0x20a0, 0x20be), (0x2100, 0x218b), (0x2190, 0x23fa), (0x2460, 0x26ff), (0x3041, 0x3096), (0x30a1, 0x30fa), (0x3400, 0x4db5),
+              (0x4e00, 0x9fd5), (0xac00, 0xd7a3), (0xf900, 0xfa6d), (0xfb00, 0xfb06), (0xff01, 0xff9f), (0x1f300, 0x1f579), (0x1f5a5, 0x1f5a9),
+              (0x1f600, 0x1f6d0), (0x1f910, 0x1f918), (0x20000, 0x2a6d6), (0x2a700, 0x2b734), (0x2b740, 0x2b81d)]
+    words = " ".join(CAPTIONS).split()
+    blanks = [" "] * 12 + ["  ", "\t", "\n", "\u00a0", "\u2009", "\u3000", "\u200b"]
+    for _ in range(count):
+        parts = []
+        for _ in range(int(rng.integers(1, 40))):
+            kind = rng.random()
+            if kind < 0.4:
+                parts.append(words[rng.integers(len(words))])
+            elif kind < 0.8:
+                low, high = blocks[rng.integers(len(blocks))]
+                parts.append("".join(chr(c) for c in rng.integers(low, high + 1, int(rng.integers(1, 9)))))
+            elif kind < 0.9:
+                parts.append(chr(int(rng.integers(0x300, 0x370))) + chr(int(rng.integers(1, 32))))
+            else:
+                parts.append(str(int(rng.integers(10**6))))
+            if rng.random() < 0.7:
+                parts.append(blanks[rng.integers(len(blanks))])
+        yield "".join(parts)
+
+
+def token_sentences():
+    """all_sentences() and more."""
+    more = [*CONTRACTIONS, *MARKERS, *CASE_FORMS, *TECHNICAL]
+    sentences = list(dict.fromkeys([*all_sentences(), *more]))
+    sentences += random_texts(560 - len(sentences))
+    assert len(sentences) == len(set(sentences)) == 560
     return sentences

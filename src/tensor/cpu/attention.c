@@ -224,6 +224,13 @@ forward_scratch(const struct work *work, const struct forward_products products[
     return scratch;
 }
 
+/* Scores of one query -> scale score + bias */
+static void add_bias(float *restrict row, int64_t keys, float scale, const float *restrict bias)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < keys; i++) row[i] = multiply_add(row[i], scale, bias[i]);
+}
+
 /* Scores of one query -> exp(scale (score - largest)); returns their sum, and its logarithm with the largest
  * score added. Keys from `visible` on, and those with mask 0, are hidden. `stride` is a multiple of the
  * vector length, so that the loops over a row have no scalar rest. */
@@ -249,6 +256,15 @@ static float exponentials(float *restrict row, int64_t keys, int64_t visible, in
     return sum;
 }
 
+/* The bias of one query's scores, or NULL. */
+static const float *bias_of(const struct work *work, int64_t head, int64_t query)
+{
+    const struct tensor *bias = work->attention->bias;
+    if (!bias) return NULL;
+    int64_t slice = bias->dim[0] == 1 ? 0 : head;
+    return (const float *)bias->data + (slice * work->queries + query) * work->keys;
+}
+
 /* Block `block` of heads [head, head + group) of a sample. */
 static void forward_block(const struct work *work, const struct forward_products *products,
                           const struct forward_scratch *scratch, int64_t sample, int64_t head, int64_t block,
@@ -267,9 +283,14 @@ static void forward_block(const struct work *work, const struct forward_products
     for (int64_t i = 0; i < work->group * rows; i++) {
         int64_t this_head = head + i / rows, query = first + i % rows;
         int64_t visible = attention->causal && query + 1 < keys ? query + 1 : keys;
-        float *row = scratch->scores + i * stride;
+        float *row = scratch->scores + i * stride, scale = attention->scale;
+        const float *bias = bias_of(work, this_head, query);
+        if (bias) {
+            add_bias(row, keys, scale, bias);
+            scale = 1;
+        }
         float *log = (float *)log_sum->data + (sample * attention->heads + this_head) * work->queries + query;
-        float sum = exponentials(row, keys, visible, stride, attention->scale, mask, log);
+        float sum = exponentials(row, keys, visible, stride, scale, mask, log);
         scratch->factor[i] = sum == 0 ? 0 : gate_of_head(work, sample, this_head) / sum;
         tile_store(&probabilities, i * stride, stride, row);
     }
