@@ -56,6 +56,7 @@ static struct image image_new(int height, int width)
 struct png_source {
     const unsigned char *next;
     size_t bytes, left;
+    size_t most;       // bytes that libpng may allocate at once
     char message[128]; // of the error that ended decoding
 };
 
@@ -66,6 +67,19 @@ static void png_take(png_structp png, png_bytep out, png_size_t bytes)
     memcpy(out, source->next, bytes);
     source->next += bytes;
     source->left -= bytes;
+}
+
+// Against chunks that say they are larger than the file: libpng believes them until it reads that far.
+static png_voidp png_allocate(png_structp png, png_alloc_size_t bytes)
+{
+    const struct png_source *source = png_get_mem_ptr(png);
+    return bytes <= source->most ? malloc(bytes) : NULL;
+}
+
+static void png_release(png_structp png, png_voidp memory)
+{
+    (void)png;
+    free(memory);
 }
 
 static void png_failed(png_structp png, png_const_charp message)
@@ -99,8 +113,10 @@ static bool png_decode_rgba(png_structp png, png_infop info, const char *name, i
                     (size_t)height <= source->bytes * PNG_MOST_RATIO / png_get_rowbytes(png, info),
                     source->bytes, fault))
         return false;
-    png_set_expand(png);   // palettes, less than 8 bits and transparent colours to full channels
-    png_set_scale_16(png); // 16 bits to 8, rounded
+    source->most +=
+        8 * (size_t)width + 1024; // a row of up to 64 bits a pixel, and what libpng puts around it
+    png_set_expand(png);          // palettes, less than 8 bits and transparent colours to full channels
+    png_set_scale_16(png);        // 16 bits to 8, rounded
     png_set_gray_to_rgb(png);
     png_set_add_alpha(png, 0xff, PNG_FILLER_AFTER);
     png_set_interlace_handling(png);
@@ -132,8 +148,9 @@ static char *png_find_text(png_structp png, png_infop info, const char *key)
 static bool png_decode(const void *data, size_t bytes, const char *name, int64_t max_pixels, const char *key,
                        struct image *image, char **text, struct fault *fault)
 {
-    struct png_source source = {.next = data, .bytes = bytes, .left = bytes};
-    png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &source, png_failed, png_warned);
+    struct png_source source = {.next = data, .bytes = bytes, .left = bytes, .most = bytes + PNG_CHUNK_BYTES};
+    png_structp png = png_create_read_struct_2(PNG_LIBPNG_VER_STRING, &source, png_failed, png_warned,
+                                               &source, png_allocate, png_release);
     png_infop info = png ? png_create_info_struct(png) : NULL;
     CHECK(png && info, "libpng does not start");
     png_set_read_fn(png, &source, png_take);

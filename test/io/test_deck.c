@@ -163,6 +163,7 @@ static void refused_sets(void **state)
          "99999999999L"},
         {"a=[1, 2", "--set a=[1, 2: syntax error"},
         {"a=\"x\"; b = 2", "--set a=\"x\"; b = 2: one value is expected"},
+        {"a=b\xff", "--set a=b\xff: byte 0xff is not UTF-8"},
         {"base=x.cfg", "--set base: base is allowed in deck files only"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
