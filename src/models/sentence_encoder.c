@@ -211,10 +211,12 @@ static bool open_bert(struct sentence_encoder *encoder, struct backend *backend,
     struct safetensors *file;
     if (!safetensors_open(path, &file, fault)) return false;
     encoder->bert = bert_new(backend, &folder->bert);
-    parameter_set_allocate(&encoder->bert->parameters, false);
-    bool done = weights_read_safetensors(&encoder->bert->parameters, file, bert_unused_weights, fault);
+    struct parameter_set *set = &encoder->bert->parameters;
+    bool done = weights_check_safetensors(set, file, bert_unused_weights, fault);
+    if (done) parameter_set_allocate(set, false);
+    done = done && weights_read_safetensors(set, file, bert_unused_weights, fault);
     safetensors_close(file);
-    if (done) parameter_set_freeze(&encoder->bert->parameters, dtype, false);
+    if (done) parameter_set_freeze(set, dtype, false);
     return done;
 }
 

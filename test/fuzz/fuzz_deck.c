@@ -1,6 +1,12 @@
 // Decks, through the table of keys, and the effective deck that is made of them; each line behind the first
 // zero byte is a --set. Beside the deck lies one that it may name as its base, but not include.
+//
+// libconfig leaks strings of texts that it refuses, and looking for leaks after each of them takes all the
+// time; of the inputs that are kept they are looked for when a sanitized build replays them.
+
 // words: src/phases/keys.c
+
+// libFuzzer: -detect_leaks=0
 #define _POSIX_C_SOURCE 200809L // strtok_r
 #include "base/check.h"
 #include "fuzz/harness.h"

@@ -1,5 +1,7 @@
 // Indexes of pictures: the first byte says which form, 'c'sv, 't'sv, 'j'sonl. Each item is read again, and
-// its picture, of which the folder has one. words: src/io/index.c
+// its picture, of which the folder has one.
+
+// words: src/io/index.c
 #include "base/check.h"
 #include "fuzz/harness.h"
 #include "io/index.h"

@@ -1,5 +1,6 @@
 // Tars of pictures and captions, as webdataset makes them.
-// most bytes: 16384
+
+// libFuzzer: -max_len=16384
 #include "base/check.h"
 #include "fuzz/harness.h"
 #include "io/index.h"

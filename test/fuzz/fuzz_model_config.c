@@ -1,5 +1,6 @@
 // Configurations of published models: the first byte says of which. What is accepted must make a network, and
 // that network a forward pass, both planned only.
+
 // words: src/models/unet_config.c src/models/bert.c src/models/clip_vision.c
 #include "base/check.h"
 #include "fuzz/harness.h"

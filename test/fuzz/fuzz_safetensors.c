@@ -1,4 +1,5 @@
 // The header of a safetensors file, and the reading of every tensor that it names.
+
 // words: src/io/safetensors.c
 #include "base/check.h"
 #include "fuzz/harness.h"

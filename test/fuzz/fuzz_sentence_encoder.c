@@ -1,4 +1,5 @@
 // The folder of a sentence encoder, of which one file is replaced: the first byte says which.
+
 // words: src/models/sentence_encoder.c src/models/bert.c
 #include "base/check.h"
 #include "fuzz/harness.h"

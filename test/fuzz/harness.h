@@ -3,8 +3,8 @@
  * Each fuzz_NAME.c gives arbitrary bytes to one reader of foreign files. The reader may refuse them with a
  * fault; a failed CHECK, a sanitizer's finding, a hang or memory out of proportion to the input is a defect.
  * `make fuzz` runs them under clang's libFuzzer; in `make check` replay.c feeds them the inputs kept in
- * test/fuzz/corpus/NAME. A line "// words: FILES" in a harness names sources whose string literals libFuzzer
- * may try. */
+ * test/fuzz/corpus/NAME. Lines in a harness: "// words: FILES" names sources whose string literals libFuzzer
+ * may try, "// libFuzzer: OPTIONS" adds to its options. */
 #ifndef FUZZ_HARNESS_H
 #define FUZZ_HARNESS_H
 

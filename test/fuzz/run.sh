@@ -18,8 +18,8 @@ for name in "$@"; do
     mkdir -p "$corpus" "$seeds"
     words=$(sed -n 's,^// words: ,,p' "$source")
     [ -z "$words" ] || grep -ohE '"[][A-Za-z0-9_.@#/-]{2,40}"' $words | sort -u > "$TMPDIR/words"
-    limits="-max_len=$(sed -n 's,^// most bytes: ,,p' "$source" | grep . || echo 4096) -rss_limit_mb=2048 -malloc_limit_mb=1024 -timeout=30"
-    "$build/test/fuzz/fuzz_$name" $limits ${words:+-dict=$TMPDIR/words} -max_total_time=$seconds -print_final_stats=1 \
+    options="-max_len=4096 -rss_limit_mb=2048 -malloc_limit_mb=1024 -timeout=30 $(sed -n 's,^// libFuzzer: ,,p' "$source")"
+    "$build/test/fuzz/fuzz_$name" $options ${words:+-dict=$TMPDIR/words} -max_total_time=$seconds -print_final_stats=1 \
         -artifact_prefix="$crashes/$name-" "$corpus" "$seeds" > "$log" 2>&1
     code=$?
     executed=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
