@@ -348,7 +348,7 @@ static void files_that_are_refused(void **state)
     memset(large, ' ', DECK_MAX_BYTES + 1);
     large[DECK_MAX_BYTES + 1] = '\0';
     write_deck(folder, "large.cfg", large);
-    expect_refused(folder, "large.cfg", "more than the 1048576 bytes allowed");
+    expect_refused(folder, "large.cfg", "more than the 131072 bytes allowed");
     large[DECK_MAX_BYTES] = '\0';
     write_deck(folder, "fits.cfg", large);
     struct deck deck;
