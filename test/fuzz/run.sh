@@ -2,7 +2,7 @@
 # Runs the harnesses of hostile input under libFuzzer, each for a time. Usage: run.sh BUILD MINUTES [NAME...]
 # What is found is kept in BUILD/corpus/NAME and gone on from; an input that fails, in BUILD/crashes/NAME-*.
 # coverage: edges of the program's control flow that the whole corpus reaches.
-# With KEEP=1, of the corpus the few small inputs that reach as much as all of it are put into test/fuzz/corpus/NAME.
+# With KEEP=1, of the corpus as few inputs as reach all its edges are added to test/fuzz/corpus/NAME.
 build=$1; seconds=$(awk "BEGIN { print int(60 * $2 + 1) }"); shift 2
 root=$PWD; crashes=$root/$build/crashes
 [ $# -gt 0 ] || set -- $(ls test/fuzz/fuzz_*.c | sed 's,.*/fuzz_\(.*\)\.c,\1,')
@@ -27,6 +27,6 @@ for name in "$@"; do
     echo "  fuzz    $name: ${executed:-?} executions, coverage $(grep -aoE 'cov: [0-9]+' "$log" | tail -1 | tr -dc 0-9) edges," \
         "peak memory $(sed -n 's/^stat::peak_rss_mb: *//p' "$log") MiB, $found crashes"
     [ $code -eq 0 ] && [ "$found" -eq 0 ] || { status=1; echo "fuzz: $name failed, see $log and $crashes" >&2; tail -40 "$log" >&2; }
-    [ -z "$KEEP" ] || { "$build/test/fuzz/fuzz_$name" -merge=1 "$seeds" "$corpus" >> "$log" 2>&1 || status=1; }
+    [ -z "$KEEP" ] || { "$build/test/fuzz/fuzz_$name" -set_cover_merge=1 -use_counters=0 $options "$seeds" "$corpus" >> "$log" 2>&1 || status=1; }
 done
 exit $status
