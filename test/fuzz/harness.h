@@ -3,8 +3,11 @@
  * Each fuzz_NAME.c gives arbitrary bytes to one reader of foreign files. The reader may refuse them with a
  * fault; a failed CHECK, a sanitizer's finding, a hang or memory out of proportion to the input is a defect.
  * `make fuzz` runs them under clang's libFuzzer; in `make check` replay.c feeds them the inputs kept in
- * test/fuzz/corpus/NAME. Lines in a harness: "// words: FILES" names sources whose string literals libFuzzer
- * may try, "// libFuzzer: OPTIONS" adds to its options. */
+ * test/fuzz/corpus/NAME. A new reader needs these two alone: a harness, and a folder with an input or more.
+ *
+ * Lines in a harness: "// words: FILES" names sources whose string literals libFuzzer may try, "// libFuzzer:
+ * OPTIONS" adds to its options. What a defect is found with goes into the corpus under a name that says it.
+ */
 #ifndef FUZZ_HARNESS_H
 #define FUZZ_HARNESS_H
 
