@@ -2,7 +2,7 @@
 include Makefile.inc
 -include $(if $(MACHINE),jobs/machines/$(MACHINE).inc)
 
-# ---- variants: build/cpu, build/cpu-sanitize
+# ---- variants: build/cpu, build/cpu-sanitize, build/fuzz (`make fuzz`)
 VARIANT  := cpu$(if $(SANITIZE),-sanitize)
 BUILD    := build/$(VARIANT)
 PROGRAM  := $(if $(SANITIZE),$(BUILD)/aptp,aptp)
@@ -15,10 +15,10 @@ LDLIBS_LIBS   ?= $(shell $(PKG_CONFIG) --libs $(PKG) 2>/dev/null)
 COMMIT   := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 CPPFLAGS  = -Isrc $(patsubst -I%,-isystem %,$(CPPFLAGS_LIBS)) $(if $(DEBUG)$(SANITIZE),,-DNDEBUG)
 CFLAGS    = -std=c11 -Wall -Wextra $(if $(WERROR),-Werror) $(OPT) -march=$(strip $(ARCH)) -g -fopenmp -MMD -MP \
-            -fno-math-errno -fno-trapping-math $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -O1)
-LDFLAGS   = -fopenmp -g $(if $(SANITIZE),-fsanitize=address$(comma)undefined)
+            -fno-math-errno -fno-trapping-math $(if $(SANITIZE),-fsanitize=$(SANITIZERS) -fno-sanitize-recover=undefined -O1)
+LDFLAGS   = -fopenmp -g $(if $(SANITIZE),-fsanitize=$(SANITIZERS))
 LDLIBS    = $(LDLIBS_LIBS) $(LIB_DNNL) $(LIB_CSV) -lm -lpthread
-comma    := ,
+SANITIZERS = address,undefined
 Q         = $(if $(V),,@)
 
 # ---- sources
@@ -26,10 +26,11 @@ SOURCES  := $(sort $(wildcard src/*/*.c src/*/*/*.c))
 OBJECTS  := $(SOURCES:src/%.c=$(BUILD)/%.o)
 TESTS    := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/*/test_*.c)))
 SUPPORT  := $(patsubst test/%.c,$(BUILD)/test/%.o,$(sort $(wildcard test/support/*.c)))
+HARNESSES := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/fuzz/fuzz_*.c)))
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all help info deps venv check test tests mutants lint demo study study-results check-report check-mpnet bench reference readme clean FORCE
+.PHONY: all help info deps venv check test tests mutants fuzz harnesses lint demo study study-results check-report check-mpnet bench reference readme clean FORCE
 
 all: $(PROGRAM)          ## the program alone (what `make` does)
 
@@ -62,9 +63,14 @@ $(BUILD)/test/%.o: test/%.c | $(BUILD)/libraries
 
 $(BUILD)/test/%: $(BUILD)/test/%.o $(SUPPORT) $(BUILD)/libaptp.a
 	@echo "  test    $@"
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka -lz
 
--include $(OBJECTS:.o=.d) $(BUILD)/main.d $(addsuffix .d,$(TESTS)) $(SUPPORT:.o=.d)
+# A harness of hostile input: under libFuzzer, which has the main(), or replayed by ours.
+$(BUILD)/test/fuzz/fuzz_%: $(addprefix $(BUILD)/test/,fuzz/fuzz_%.o fuzz/harness.o $(if $(FUZZER),,fuzz/replay.o) support/files.o) $(BUILD)/libaptp.a
+	@echo "  harness $@"
+	$(Q)$(CC) $(LDFLAGS) $(FUZZER) -o $@ $^ $(LDLIBS) -lz
+
+-include $(OBJECTS:.o=.d) $(BUILD)/main.d $(addsuffix .d,$(TESTS) $(HARNESSES)) $(SUPPORT:.o=.d) $(wildcard $(BUILD)/test/fuzz/*.d)
 
 # ---- targets
 help:                    ## this list
@@ -81,7 +87,7 @@ venv: $(VENV)/done       ## Python environment of the tools, in build/venv
 $(VENV)/done: postproc/requirements.txt
 	$(Q)sh postproc/make_venv.sh $(VENV) $(PYTHON)
 
-tests: $(PROGRAM) $(TESTS)
+tests: $(PROGRAM) $(TESTS) $(HARNESSES)
 
 test: tests
 	$(Q)MPIRUN="$(MPIRUN)" sh test/run.sh $(BUILD) $(PROGRAM)
@@ -94,6 +100,14 @@ check: deps              ## all tests and lint
 mutants: deps            ## break the code on purpose (ONLY=names): each time a test must fail
 	$(Q)$(MAKE) --no-print-directory venv
 	$(Q)MPIRUN="$(MPIRUN)" sh test/mutants/run.sh $(BUILD) $(PROGRAM) $(ONLY)
+
+fuzz:                    ## hostile input for every reader of foreign files (MINUTES=10 each; FUZZ=names: those alone); needs clang
+	$(Q)sh test/lint/deps.sh $(FUZZ_PACKAGES)
+	$(Q)$(MAKE) --no-print-directory VARIANT=fuzz CC="$(CLANG)" SANITIZE=1 SANITIZERS=address,undefined,fuzzer-no-link \
+	    FUZZER=-fsanitize=fuzzer harnesses
+	$(Q)sh test/fuzz/run.sh build/fuzz $(or $(MINUTES),10) $(FUZZ)
+
+harnesses: $(HARNESSES)
 
 lint:                    ## formatting, order of rooms, backend tests outside their rooms
 	$(Q)sh test/lint/lint.sh "$(CLANG_FORMAT)"
@@ -185,4 +199,4 @@ readme: $(PROGRAM)       ## put the generated references into README.md
 	$(Q)$(PYTHON) postproc/update_readme.py $(PROGRAM) README.md
 
 clean:                   ## remove what was built
-	rm -rf build/cpu build/cpu-sanitize build/mutants aptp
+	rm -rf build/cpu build/cpu-sanitize build/fuzz build/mutants aptp

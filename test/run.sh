@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs every test program of a build and prints a closing line. Usage: run.sh BUILD PROGRAM [TEST...]
-# With TESTs, those alone: router/test_gumbel, test/phases/test_ranks.py, ...
+# With TESTs, those alone: router/test_gumbel, fuzz/fuzz_deck, test/phases/test_ranks.py, ...
 # Programs named test_*_ranks run under mpirun on 1, 2 and 4 ranks; test/*/test_*.sh and .py get PROGRAM as argument.
 build=$1; program=$2; shift 2
 only=" $* "
@@ -32,6 +32,10 @@ for source in $(find test -name 'test_*.c' | sort); do
         done ;;
     *) run "$name" "$build/test/$name" ;;
     esac
+done
+for source in test/fuzz/fuzz_*.c; do # of hostile input: what is kept of it is replayed
+    name=${source#test/}; name=${name%.c}
+    wanted "$name" && run "$name" "$build/test/$name" "$PWD/test/fuzz/corpus/${name#fuzz/fuzz_}"
 done
 for script in $(find test -name 'test_*.sh' -o -name 'test_*.py' | sort); do
     wanted "$script" || continue

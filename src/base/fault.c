@@ -4,6 +4,17 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Text from files may hold control characters, which a terminal would obey: U+0000..001F but tab and line
+ * end, U+007F..009F. */
+static void mask_controls(char *text)
+{
+    for (unsigned char *c = (unsigned char *)text; *c; c++) {
+        bool second = c[0] == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0; // the two bytes of U+0080..009F
+        if (second) *c++ = '?';
+        if (second || (*c < ' ' && *c != '\t' && *c != '\n') || *c == 0x7f) *c = '?';
+    }
+}
+
 bool fault_raise(struct fault *fault, enum exit_code code, const char *format, ...)
 {
     if (fault->code != EXIT_CODE_OK) return false;
@@ -12,6 +23,7 @@ bool fault_raise(struct fault *fault, enum exit_code code, const char *format, .
     va_start(arguments, format);
     vsnprintf(fault->text, sizeof fault->text, format, arguments);
     va_end(arguments);
+    mask_controls(fault->text);
     return false;
 }
 

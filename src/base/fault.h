@@ -29,7 +29,8 @@ struct fault {
 };
 
 /* Records a failure unless one is recorded already (the first one is the cause). Always returns false, so
- * that a function can end with `return fault_raise(fault, ...)`. Text that does not fit is cut. */
+ * that a function can end with `return fault_raise(fault, ...)`. Text that does not fit is cut; control
+ * characters in it become question marks. */
 __attribute__((format(printf, 3, 4))) bool fault_raise(struct fault *fault, enum exit_code code,
                                                        const char *format, ...);
 

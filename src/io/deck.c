@@ -534,11 +534,16 @@ bool deck_set(struct deck *deck, const char *assignment, struct fault *fault)
         return fault_raise(fault, EXIT_CODE_DECK, "--set base: base is allowed in deck files only");
     }
     char *origin = check_format("--set %.200s", assignment);
+    struct source source = {origin, false};
+    if (!scan_utf8((struct scan){value, 1, source, fault})) {
+        free(origin);
+        free(path);
+        return false;
+    }
     if (!is_expression(value)) {
         put(deck, path, origin, (struct deck_value){.type = DECK_STRING, .text = check_strdup(value)});
         return true;
     }
-    struct source source = {origin, false};
     char *text = check_format("value = %s\n;", value);
     config_t config;
     bool ok = parse(&config, text, source, fault);

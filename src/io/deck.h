@@ -13,7 +13,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { DECK_MAX_BYTES = 1 << 20, DECK_MAX_NESTING = 16, DECK_MAX_BASES = 8 };
+/* Settings are looked up one by one, here and in libconfig: a larger deck of short ones would take minutes.
+ */
+enum { DECK_MAX_BYTES = 1 << 17, DECK_MAX_NESTING = 16, DECK_MAX_BASES = 8 };
 
 enum deck_type { DECK_BOOL, DECK_INT, DECK_DOUBLE, DECK_STRING, DECK_LIST };
 

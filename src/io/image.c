@@ -1,3 +1,4 @@
+#define _POSIX_C_SOURCE 200809L // fileno
 #include "io/image.h"
 
 #include "base/check.h"
@@ -13,7 +14,14 @@
 #include <sys/stat.h>
 #include <turbojpeg.h>
 
-enum { MAX_FILE_BYTES = 256 << 20, PNG_CHUNK_BYTES = 8 << 20, PNG_CHUNKS = 128 };
+enum {
+    MAX_FILE_BYTES = 256 << 20,
+    PNG_CHUNK_BYTES = 1 << 20, // of a text or a profile, uncompressed: what is larger is left out,
+    PNG_CHUNKS = 64,           // as is what comes behind so many
+    // No file can hold more, so a small one cannot ask for the memory of a large picture:
+    PNG_MOST_RATIO = 1032,  // deflate's shortest code, 2 bits, stands for at most 258 bytes
+    JPEG_MOST_PIXELS = 512, // of a byte: each block of 8 x 8 takes a bit or more (Huffman coding)
+};
 
 void image_free(struct image *image)
 {
@@ -29,6 +37,14 @@ static bool size_is_allowed(const char *name, int64_t width, int64_t height, int
                        (long long)width, (long long)height, (long long)max_pixels);
 }
 
+static bool file_holds(const char *name, int64_t width, int64_t height, bool holds, size_t bytes,
+                       struct fault *fault)
+{
+    return holds ||
+           fault_raise(fault, EXIT_CODE_INPUT, "%s: %lld x %lld pixels, more than its %zu bytes can hold",
+                       name, (long long)width, (long long)height, bytes);
+}
+
 static struct image image_new(int height, int width)
 {
     return (struct image){height, width, check_malloc((size_t)height * (size_t)width * 3)};
@@ -39,7 +55,8 @@ static struct image image_new(int height, int width)
 // What libpng's callbacks need.
 struct png_source {
     const unsigned char *next;
-    size_t left;
+    size_t bytes, left;
+    size_t most;       // bytes that libpng may allocate at once
     char message[128]; // of the error that ended decoding
 };
 
@@ -50,6 +67,19 @@ static void png_take(png_structp png, png_bytep out, png_size_t bytes)
     memcpy(out, source->next, bytes);
     source->next += bytes;
     source->left -= bytes;
+}
+
+// Against chunks that say they are larger than the file: libpng believes them until it reads that far.
+static png_voidp png_allocate(png_structp png, png_alloc_size_t bytes)
+{
+    const struct png_source *source = png_get_mem_ptr(png);
+    return bytes <= source->most ? malloc(bytes) : NULL;
+}
+
+static void png_release(png_structp png, png_voidp memory)
+{
+    (void)png;
+    free(memory);
 }
 
 static void png_failed(png_structp png, png_const_charp message)
@@ -78,9 +108,15 @@ static bool png_decode_rgba(png_structp png, png_infop info, const char *name, i
     png_set_chunk_cache_max(png, PNG_CHUNKS);
     png_read_info(png, info);
     int64_t width = png_get_image_width(png, info), height = png_get_image_height(png, info);
-    if (!size_is_allowed(name, width, height, max_pixels, fault)) return false;
-    png_set_expand(png);   // palettes, less than 8 bits and transparent colours to full channels
-    png_set_scale_16(png); // 16 bits to 8, rounded
+    if (!size_is_allowed(name, width, height, max_pixels, fault) ||
+        !file_holds(name, width, height,
+                    (size_t)height <= source->bytes * PNG_MOST_RATIO / png_get_rowbytes(png, info),
+                    source->bytes, fault))
+        return false;
+    source->most +=
+        8 * (size_t)width + 1024; // a row of up to 64 bits a pixel, and what libpng puts around it
+    png_set_expand(png);          // palettes, less than 8 bits and transparent colours to full channels
+    png_set_scale_16(png);        // 16 bits to 8, rounded
     png_set_gray_to_rgb(png);
     png_set_add_alpha(png, 0xff, PNG_FILLER_AFTER);
     png_set_interlace_handling(png);
@@ -112,8 +148,9 @@ static char *png_find_text(png_structp png, png_infop info, const char *key)
 static bool png_decode(const void *data, size_t bytes, const char *name, int64_t max_pixels, const char *key,
                        struct image *image, char **text, struct fault *fault)
 {
-    struct png_source source = {.next = data, .left = bytes};
-    png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &source, png_failed, png_warned);
+    struct png_source source = {.next = data, .bytes = bytes, .left = bytes, .most = bytes + PNG_CHUNK_BYTES};
+    png_structp png = png_create_read_struct_2(PNG_LIBPNG_VER_STRING, &source, png_failed, png_warned,
+                                               &source, png_allocate, png_release);
     png_infop info = png ? png_create_info_struct(png) : NULL;
     CHECK(png && info, "libpng does not start");
     png_set_read_fn(png, &source, png_take);
@@ -148,7 +185,9 @@ static bool jpeg_decode(const void *data, size_t bytes, const char *name, int64_
     bool good = false;
     if (tjDecompressHeader3(decoder, data, (unsigned long)bytes, &width, &height, &sampling, &colours) != 0) {
         fault_raise(fault, EXIT_CODE_INPUT, "%s: broken JPEG: %s", name, tjGetErrorStr2(decoder));
-    } else if (!size_is_allowed(name, width, height, max_pixels, fault)) {
+    } else if (!size_is_allowed(name, width, height, max_pixels, fault) ||
+               !file_holds(name, width, height, (size_t)height <= bytes * JPEG_MOST_PIXELS / (size_t)width,
+                           bytes, fault)) {
     } else if (colours == TJCS_CMYK || colours == TJCS_YCCK) {
         fault_raise(fault, EXIT_CODE_INPUT, "%s: a CMYK JPEG, which is not supported", name);
     } else {
@@ -237,7 +276,26 @@ struct scaling {
     int in;
     int64_t out, first;
     int count;
+    int skipped; // source pixels before the first that there is memory for
 };
+
+// Half the width of the triangle that makes one scaled pixel, in source pixels.
+static double triangle_support(const struct scaling *scaling)
+{
+    return fmax((double)scaling->in / (double)scaling->out, 1.0);
+}
+
+// Where the triangle of scaled pixel first + x has its centre; it weighs source pixels [*begin, *end).
+static double triangle_place(const struct scaling *scaling, int x, int *begin, int *end)
+{
+    double scale = (double)scaling->in / (double)scaling->out, support = triangle_support(scaling);
+    double centre = ((double)(scaling->first + x) + 0.5) * scale;
+    *begin = (int)(centre - support + 0.5);
+    *end = (int)(centre + support + 0.5);
+    if (*begin < 0) *begin = 0;
+    if (*end > scaling->in) *end = scaling->in;
+    return centre;
+}
 
 // The weights with which source pixels make those of a scaled line. For its pixel x: source pixels
 // [first[x], first[x] + count[x]), weight[x * most + i] in units of 2^-WEIGHT_BITS. Fixed point as in Pillow,
@@ -250,8 +308,7 @@ struct filter {
 
 static struct filter filter_new(const struct scaling *scaling)
 {
-    double scale = (double)scaling->in / (double)scaling->out;
-    double support = fmax(scale, 1.0); // half width of the triangle, in source pixels
+    double support = triangle_support(scaling);
     int most = 2 * (int)ceil(support) + 1;
     size_t pixels = (size_t)scaling->count;
     struct filter filter = {
@@ -262,10 +319,8 @@ static struct filter filter_new(const struct scaling *scaling)
     };
     double *triangle = check_malloc((size_t)most * sizeof *triangle);
     for (int x = 0; x < scaling->count; x++) {
-        double centre = ((double)(scaling->first + x) + 0.5) * scale, sum = 0;
-        int first = (int)(centre - support + 0.5), end = (int)(centre + support + 0.5);
-        if (first < 0) first = 0;
-        if (end > scaling->in) end = scaling->in;
+        int first, end;
+        double centre = triangle_place(scaling, x, &first, &end), sum = 0;
         for (int i = first; i < end; i++) {
             double distance = fabs((i - centre + 0.5) / support);
             triangle[i - first] = distance < 1 ? 1 - distance : 0;
@@ -297,7 +352,8 @@ static void resample(const uint8_t *in, const struct scaling *scaling, uint8_t *
     size_t in_bytes = (size_t)scaling->in * inner, out_bytes = (size_t)scaling->count * inner;
     if (scaling->out == scaling->in) {
         for (size_t o = 0; o < outer; o++) {
-            memcpy(out + o * out_bytes, in + o * in_bytes + (size_t)scaling->first * inner, out_bytes);
+            memcpy(out + o * out_bytes,
+                   in + o * in_bytes + (size_t)(scaling->first - scaling->skipped) * inner, out_bytes);
         }
         return;
     }
@@ -305,7 +361,7 @@ static void resample(const uint8_t *in, const struct scaling *scaling, uint8_t *
     for (size_t o = 0; o < outer; o++) {
         for (int x = 0; x < scaling->count; x++) {
             const int *weight = filter.weight + (size_t)x * (size_t)filter.most;
-            const uint8_t *source = in + o * in_bytes + (size_t)filter.first[x] * inner;
+            const uint8_t *source = in + o * in_bytes + (size_t)(filter.first[x] - scaling->skipped) * inner;
             uint8_t *target = out + o * out_bytes + (size_t)x * inner;
             for (size_t k = 0; k < inner; k++) {
                 int sum = 1 << (WEIGHT_BITS - 1);
@@ -318,14 +374,20 @@ static void resample(const uint8_t *in, const struct scaling *scaling, uint8_t *
     filter_free(&filter);
 }
 
-// Rows first, then columns, rounded to 8 bits between, as in Pillow.
+// Rows first, then columns, rounded to 8 bits between, as in Pillow. Only rows that the result is made of:
+// all those of a tall picture, each scaled to many columns, may be more than there is memory for.
 static struct image resample_both(const struct image *source, const struct scaling *down,
                                   const struct scaling *across)
 {
-    struct image wide = image_new(source->height, across->count);
+    int top, bottom, unused;
+    triangle_place(down, 0, &top, &unused);
+    triangle_place(down, down->count - 1, &unused, &bottom);
+    struct scaling kept = *down;
+    kept.skipped = top;
+    struct image wide = image_new(bottom - top, across->count);
     struct image result = image_new(down->count, across->count);
-    resample(source->rgb, across, wide.rgb, (size_t)source->height, 3);
-    resample(wide.rgb, down, result.rgb, 1, (size_t)across->count * 3);
+    resample(source->rgb + (size_t)top * (size_t)source->width * 3, across, wide.rgb, (size_t)wide.height, 3);
+    resample(wide.rgb, &kept, result.rgb, 1, (size_t)across->count * 3);
     image_free(&wide);
     return result;
 }
@@ -333,7 +395,8 @@ static struct image resample_both(const struct image *source, const struct scali
 struct image image_resize(const struct image *source, int height, int width)
 {
     CHECK(height >= 1 && width >= 1, "resize to %d x %d", width, height);
-    struct scaling down = {source->height, height, 0, height}, across = {source->width, width, 0, width};
+    struct scaling down = {.in = source->height, .out = height, .count = height},
+                   across = {.in = source->width, .out = width, .count = width};
     return resample_both(source, &down, &across);
 }
 
@@ -342,7 +405,8 @@ struct image image_resize(const struct image *source, int height, int width)
 static struct scaling middle_of(int side, int shorter, int size)
 {
     int64_t out = side == shorter ? size : (int64_t)size * side / shorter;
-    return (struct scaling){side, out, (int64_t)rint((double)(out - size) / 2.0), size};
+    return (struct scaling){
+        .in = side, .out = out, .first = (int64_t)rint((double)(out - size) / 2.0), .count = size};
 }
 
 struct image image_resize_crop(const struct image *source, int size)

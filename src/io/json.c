@@ -1,6 +1,7 @@
 #include "io/json.h"
 
 #include "base/check.h"
+#include "io/text_file.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -58,22 +59,10 @@ bool json_read(const char *path, size_t max_bytes, struct json_document **docume
     *document = NULL;
     FILE *stream = fopen(path, "rb");
     if (!stream) return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s", path, strerror(errno));
-    // Grown as the file is read, so that neither its claimed size nor a file that grows matters.
-    size_t size = 0, capacity = 1 << 16;
-    char *text = check_malloc(capacity);
-    while (size <= max_bytes) {
-        size_t got = fread(text + size, 1, capacity - size, stream);
-        if (got == 0) break;
-        size += got;
-        if (size == capacity) text = check_realloc(text, capacity *= 2);
-    }
-    bool good = true;
-    if (ferror(stream)) {
-        good = fault_raise(fault, EXIT_CODE_INPUT, "%s: %s", path, strerror(errno));
-    } else if (size > max_bytes) {
-        good = fault_raise(fault, EXIT_CODE_INPUT, "%s: larger than %zu bytes", path, max_bytes);
-    }
-    good = good && json_parse(text, size, path, document, fault);
+    size_t bytes;
+    char *text = NULL;
+    bool good = stream_read(stream, path, max_bytes, &text, &bytes, fault) &&
+                json_parse(text, bytes, path, document, fault);
     free(text);
     fclose(stream);
     return good;

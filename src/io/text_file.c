@@ -3,9 +3,33 @@
 #include "base/check.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { FIRST_BYTES = 1 << 12 };
+
+bool stream_read(FILE *stream, const char *name, size_t max_bytes, char **data, size_t *bytes,
+                 struct fault *fault)
+{
+    size_t capacity = FIRST_BYTES, size = 0, got;
+    char *buffer = check_malloc(capacity);
+    while (size <= max_bytes && (got = fread(buffer + size, 1, capacity - 1 - size, stream)) > 0) {
+        size += got;
+        if (size == capacity - 1) buffer = check_realloc(buffer, capacity *= 2);
+    }
+    if (ferror(stream))
+        fault_raise(fault, EXIT_CODE_INPUT, "%s: cannot be read: %s", name, strerror(errno));
+    else if (size > max_bytes)
+        fault_raise(fault, EXIT_CODE_INPUT, "%s: more than the %zu bytes allowed", name, max_bytes);
+    else {
+        buffer[size] = '\0';
+        *data = check_realloc(buffer, size + 1);
+        *bytes = size;
+        return true;
+    }
+    free(buffer);
+    return false;
+}
 
 bool text_file_read(const char *path, size_t max_bytes, char **text, struct fault *fault)
 {
@@ -13,24 +37,12 @@ bool text_file_read(const char *path, size_t max_bytes, char **text, struct faul
     FILE *file = standard_input ? stdin : fopen(path, "rb");
     if (standard_input) path = "standard input";
     if (!file) return fault_raise(fault, EXIT_CODE_INPUT, "%s: cannot be opened: %s", path, strerror(errno));
-    char *buffer = check_malloc(max_bytes + 1);
-    size_t bytes = fread(buffer, 1, max_bytes + 1, file);
-    bool broken = ferror(file) != 0;
+    size_t bytes;
+    bool ok = stream_read(file, path, max_bytes, text, &bytes, fault);
     if (!standard_input) fclose(file);
-    bool ok = false;
-    if (broken)
-        fault_raise(fault, EXIT_CODE_INPUT, "%s: cannot be read: %s", path, strerror(errno));
-    else if (bytes > max_bytes)
-        fault_raise(fault, EXIT_CODE_INPUT, "%s: more than the %zu bytes allowed", path, max_bytes);
-    else if (memchr(buffer, 0, bytes))
-        fault_raise(fault, EXIT_CODE_INPUT, "%s: holds a zero byte, text is expected", path);
-    else
-        ok = true;
-    if (!ok) {
-        free(buffer);
-        return false;
+    if (ok && memchr(*text, 0, bytes)) {
+        free(*text);
+        ok = fault_raise(fault, EXIT_CODE_INPUT, "%s: holds a zero byte, text is expected", path);
     }
-    buffer[bytes] = 0;
-    *text = check_realloc(buffer, bytes + 1);
-    return true;
+    return ok;
 }

@@ -51,6 +51,16 @@ static void long_texts_are_cut(void **state)
     assert_memory_equal(fault.text, "file: aaa", 9);
 }
 
+static void a_terminal_is_told_nothing(void **state)
+{
+    (void)state;
+    struct fault fault = {0};
+    fault_raise(&fault, EXIT_CODE_INPUT, "%s",
+                "a\tb\n\033[2Jc\x7f \xc2\x9b"
+                "d \xc2\xa0\xc3\xa9\xc2");
+    assert_string_equal(fault.text, "a\tb\n?[2Jc? ??d \xc2\xa0\xc3\xa9\xc2");
+}
+
 static void leave(int exit_code)
 {
     _exit(exit_code + 40);
@@ -111,6 +121,7 @@ int main(void)
         cmocka_unit_test(the_first_fault_stays),
         cmocka_unit_test(prefix_without_fault_does_nothing),
         cmocka_unit_test(long_texts_are_cut),
+        cmocka_unit_test(a_terminal_is_told_nothing),
         cmocka_unit_test(a_failed_check_names_place_and_values),
         cmocka_unit_test(strings),
     };

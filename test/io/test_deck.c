@@ -163,6 +163,7 @@ static void refused_sets(void **state)
          "99999999999L"},
         {"a=[1, 2", "--set a=[1, 2: syntax error"},
         {"a=\"x\"; b = 2", "--set a=\"x\"; b = 2: one value is expected"},
+        {"a=b\xff", "--set a=b\xff: byte 0xff is not UTF-8"},
         {"base=x.cfg", "--set base: base is allowed in deck files only"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -347,7 +348,7 @@ static void files_that_are_refused(void **state)
     memset(large, ' ', DECK_MAX_BYTES + 1);
     large[DECK_MAX_BYTES + 1] = '\0';
     write_deck(folder, "large.cfg", large);
-    expect_refused(folder, "large.cfg", "more than the 1048576 bytes allowed");
+    expect_refused(folder, "large.cfg", "more than the 131072 bytes allowed");
     large[DECK_MAX_BYTES] = '\0';
     write_deck(folder, "fits.cfg", large);
     struct deck deck;

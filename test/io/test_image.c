@@ -1,10 +1,13 @@
 // Pictures against Pillow and torchvision (test/reference/make_images.py), bombs, damage, PNG writing.
+#define _GNU_SOURCE // memmem
 #include "base/check.h"
+#include "base/memory.h"
 #include "base/random.h"
 #include "io/hdf5_file.h"
 #include "io/image.h"
 #include "support/files.h"
 
+#include <arpa/inet.h>
 #include <png.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,7 +18,9 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <turbojpeg.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include <cmocka.h>
 
@@ -131,6 +136,16 @@ static void a_long_thin_picture_is_cropped_in_little_memory(void **state)
     assert_int_equal(crop.rgb[0], 0);
     assert_int_equal(crop.rgb[3 * 255], 200);
     image_free(&crop);
+
+    // Standing, and in no more memory than a few of its rows take: all of them, 256 wide, would be 1.5 GB.
+    source = (struct image){LENGTH / 10, 1, rgb};
+    size_t before = memory_peak_reset() ? memory_peak() : SIZE_MAX - (100 << 20);
+    rgb[3 * (LENGTH / 20)] = 100;
+    crop = image_resize_crop(&source, 256);
+    assert_true(memory_peak() < before + (100 << 20));
+    assert_int_equal(crop.rgb[0], 0);
+    assert_int_equal(crop.rgb[3 * 256 * 255], 100);
+    image_free(&crop);
     free(rgb);
 }
 
@@ -164,7 +179,51 @@ static void bombs_are_refused(void **state)
     memset(data + 16, 0x7f, 8); // width and height of IHDR
     struct image image;
     FAILS(image_decode(data, size, "bomb", 1 << 24, &image, &fault), EXIT_CODE_INPUT, "bomb: ");
+    // A size that is allowed, but takes more memory than such a file can have contents for.
+    memcpy(data + 16, "\0\0\x20\0\0\0\x20\0", 8);
+    uint32_t sum = htonl((uint32_t)crc32(0, data + 12, 17));
+    memcpy(data + 29, &sum, sizeof sum);
+    FAILS(image_decode(data, size, "bomb", 1 << 30, &image, &fault), EXIT_CODE_INPUT,
+          "bomb: 8192 x 8192 pixels, more than its");
     free(data);
+    struct h5_info bytes;
+    data = load("decode", "jpeg_progressive", "file", 1, &bytes);
+    uint8_t *frame = memmem(data, (size_t)bytes.elements, "\xff\xc2", 2);
+    memcpy(frame + 5, "\x20\0\x20\0", 4);
+    FAILS(image_decode(data, (size_t)bytes.elements, "bomb", 1 << 30, &image, &fault), EXIT_CODE_INPUT,
+          "bomb: 8192 x 8192 pixels, more than its");
+    free(data);
+    free(path);
+}
+
+// Pictures of one colour have the smallest files that there are.
+static void pictures_of_one_colour_are_read(void **state)
+{
+    (void)state;
+    enum { SIDE = 3000 };
+    char *path = scratch_path(folder, "white.png");
+    uint8_t *white = malloc(3 * SIDE * SIDE);
+    memset(white, 255, 3 * SIDE * SIDE);
+    GOOD(image_write_png(path, SIDE, SIDE, white, NULL, 0, &fault));
+    struct image image;
+    GOOD(image_read(path, SIDE * SIDE, &image, &fault));
+    assert_memory_equal(image.rgb, white, 3 * SIDE * SIDE);
+    image_free(&image);
+
+    tjhandle encoder = tjInitCompress();
+    for (int sampling = TJSAMP_444; sampling <= TJSAMP_420; sampling++) {
+        unsigned char *file = NULL;
+        unsigned long size = 0;
+        assert_int_equal(tjCompress2(encoder, white, SIDE, 0, SIDE, TJPF_RGB, &file, &size, sampling, 50,
+                                     TJFLAG_PROGRESSIVE),
+                         0);
+        GOOD(image_decode(file, size, "white", SIDE * SIDE, &image, &fault));
+        assert_memory_equal(image.rgb, white, 3 * SIDE * SIDE);
+        image_free(&image);
+        tjFree(file);
+    }
+    tjDestroy(encoder);
+    free(white);
     free(path);
 }
 
@@ -261,6 +320,7 @@ int main(void)
         cmocka_unit_test(a_long_thin_picture_is_cropped_in_little_memory),
         cmocka_unit_test(other_files_are_refused),
         cmocka_unit_test(bombs_are_refused),
+        cmocka_unit_test(pictures_of_one_colour_are_read),
         cmocka_unit_test(png_is_written_whole_with_text),
         cmocka_unit_test(damage_never_crashes),
     };

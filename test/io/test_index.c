@@ -203,8 +203,12 @@ static void pictures_outside_are_refused(void **state)
     char *fifo = scratch_path(folder, "fifo.png");
     assert_int_equal(symlink("/etc/hostname", link), 0);
     assert_int_equal(symlink("a.png", inside), 0);
+    char *circle = scratch_path(folder, "circle.png"), *above = scratch_path(folder, "above");
     assert_int_equal(mkfifo(fifo, 0666), 0);
-    char *path = put("i.csv", "file,caption\nlink.png,x\ninside.png,x\nnone.png,x\nsub,x\nfifo.png,x\n");
+    assert_int_equal(symlink("circle.png", circle), 0);
+    assert_int_equal(symlink("..", above), 0);
+    char *path = put("i.csv", "file,caption\nlink.png,x\ninside.png,x\nnone.png,x\nsub,x\nfifo.png,x\n"
+                              "circle.png,x\nabove/x,x\nabove,x\n");
     struct index *index;
     uint8_t *data;
     size_t bytes;
@@ -216,8 +220,13 @@ static void pictures_outside_are_refused(void **state)
     FAILS(index_image(index, 2, &data, &bytes, &fault), EXIT_CODE_INPUT, "none.png: No such file");
     FAILS(index_image(index, 3, &data, &bytes, &fault), EXIT_CODE_INPUT, "sub: not a regular file");
     FAILS(index_image(index, 4, &data, &bytes, &fault), EXIT_CODE_INPUT, "fifo.png: not a regular file");
+    FAILS(index_image(index, 5, &data, &bytes, &fault), EXIT_CODE_INPUT, "circle.png: Too many levels");
+    FAILS(index_image(index, 6, &data, &bytes, &fault), EXIT_CODE_INPUT, "above/x: No such file");
+    FAILS(index_image(index, 7, &data, &bytes, &fault), EXIT_CODE_INPUT, "above: leads out of the folder");
     index_close(index);
     free(path);
+    free(circle);
+    free(above);
     free(link);
     free(inside);
     free(fifo);
@@ -314,6 +323,63 @@ static void broken_tars_are_refused(void **state)
     free(path);
 }
 
+// Names in a tar are labels: nothing is opened or written by them.
+static void names_of_members_are_not_paths(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"/etc/passwd.png", "../../x.png", "a/../b.png"};
+    static const struct member members[] = {{"/etc/passwd.png", "picture a", 0}, {"/etc/passwd.txt", "a", 0},
+                                            {"../../x.png", "picture b", 0},     {"../../x.txt", "b", 0},
+                                            {"a/../b.png", "picture c", 0},      {"a/../b.txt", "c", 0}};
+    char *path = put_tar(members, 6, ARCHIVE_FORMAT_TAR_USTAR, false);
+    struct index *index;
+    GOOD(index_open(path, &index, &fault));
+    assert_int_equal(index_count(index), 3);
+    for (int i = 0; i < 3; i++) {
+        struct index_item item;
+        uint8_t *data;
+        size_t bytes;
+        GOOD(index_item(index, i, &item, &fault));
+        assert_string_equal(item.name, names[i]);
+        GOOD(index_image(index, i, &data, &bytes, &fault));
+        assert_int_equal(bytes, 9);
+        assert_memory_equal(data, members[2 * i].text, 9);
+        free(data);
+        index_item_free(&item);
+    }
+    index_close(index);
+    free(path);
+}
+
+// A member that says it is larger than the tar, by 8 octal digits or by 64 bits.
+static void members_beyond_the_end_are_refused(void **state)
+{
+    (void)state;
+    static const struct member members[] = {{"0.txt", "c", 0}, {"0.png", "picture", 0}};
+    static const char *const sizes[] = {"00000007777\0", "77777777777\0", "\x80\0\0\0\0\0\0\x10\0\0\0\0",
+                                        "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+                                        "\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff"};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        char *path = put_tar(members, 2, ARCHIVE_FORMAT_TAR_USTAR, false);
+        size_t size;
+        char *tar = file_bytes(path, &size);
+        char *header = tar + 1024; // of the second member
+        assert_string_equal(header, "0.png");
+        memcpy(header + 124, sizes[i], 12);
+        unsigned sum = 8 * ' ';
+        for (int k = 0; k < 512; k++) sum += k < 148 || k >= 156 ? (unsigned char)header[k] : 0;
+        snprintf(header + 148, 8, "%06o", sum);
+        file_write(path, tar, size);
+        struct index *index;
+        fault = (struct fault){0};
+        assert_false(index_open(path, &index, &fault));
+        assert_int_equal(fault.code, EXIT_CODE_INPUT);
+        free(tar);
+        free(path);
+    }
+    fault = (struct fault){0};
+}
+
 static bool read_source(const char *path, struct sha256 *hash, struct fault *found)
 {
     struct index *index;
@@ -366,6 +432,8 @@ int main(void)
         TEST(pictures_outside_are_refused),
         TEST(tar_gives_the_same_items),
         TEST(broken_tars_are_refused),
+        TEST(names_of_members_are_not_paths),
+        TEST(members_beyond_the_end_are_refused),
         TEST(damage_never_crashes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -134,7 +134,8 @@ static void files_have_a_limit(void **state)
     GOOD(json_read(path, sizeof text, &document, &fault));
     assert_int_equal(json_size(json_root(document)), 1);
     json_free(document);
-    FAILS(json_read(path, sizeof text - 1, &document, &fault), EXIT_CODE_INPUT, "larger than 99999 bytes");
+    FAILS(json_read(path, sizeof text - 1, &document, &fault), EXIT_CODE_INPUT,
+          "more than the 99999 bytes allowed");
     FAILS(json_read(folder, 100, &document, &fault), EXIT_CODE_INPUT, "Is a directory");
     FAILS(json_read("none.json", 100, &document, &fault), EXIT_CODE_INPUT, "none.json: No such file");
     free(path);

@@ -121,8 +121,8 @@ printf 'phase = "prune"; run: { folder = "a\377"; };' > not_utf8.cfg
 expect not_utf8 "not_utf8.cfg:1: byte 0xff is not UTF-8" "$program" not_utf8.cfg
 printf 'phase = "prune";\000' > zero.cfg
 expect zero_byte "zero.cfg: holds a zero byte, text is expected" "$program" zero.cfg
-head -c 1048577 /dev/zero | tr '\0' ' ' > large.cfg
-expect large "large.cfg: more than the 1048576 bytes allowed" "$program" large.cfg
+head -c 131073 /dev/zero | tr '\0' ' ' > large.cfg
+expect large "large.cfg: more than the 131072 bytes allowed" "$program" large.cfg
 
 expect no_deck "no deck is given" "$program"
 expect missing_deck "none.cfg: cannot be opened: No such file or directory" "$program" none.cfg
