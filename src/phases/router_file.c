@@ -126,13 +126,28 @@ bool routing_read(struct h5_reader *reader, struct backend *backend, struct rout
     return ok;
 }
 
+static bool check_masks(const struct routing *routing, struct fault *fault)
+{
+    int64_t K = routing->router->config.K;
+    uint8_t *masks = check_malloc((size_t)(K * routing->router->n));
+    router_masks(routing->router, masks);
+    bool ok = true;
+    for (int64_t k = 0; ok && k < K; k++)
+        ok = unet_check_shape(&routing->unet->table, routing_shape(routing, masks, k), fault);
+    free(masks);
+    return ok;
+}
+
 bool routing_open(const char *path, struct backend *backend, struct routing *routing, struct fault *fault)
 {
     struct h5_reader *reader;
     if (!h5_open(path, FILE_ROUTER, &reader, fault)) return false;
     bool ok = restart_refuse_checkpoint(reader, fault) && routing_read(reader, backend, routing, fault);
     h5_close(reader);
-    return ok;
+    if (!ok) return false;
+    if (check_masks(routing, fault)) return true;
+    routing_clear(routing);
+    return fault_prefix(fault, "%s: ", path);
 }
 
 // ---- writing
@@ -215,17 +230,9 @@ bool routing_write(const struct routing *routing, struct h5_writer *writer, stru
 bool routing_check_teacher(const struct routing *routing, const char *router_name, const char *teacher_id,
                            const char *teacher_name, struct fault *fault)
 {
-    if (strcmp(routing->teacher_id, teacher_id) != 0)
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s belongs to another teacher than %s", router_name,
-                           teacher_name);
-    int64_t K = routing->router->config.K;
-    uint8_t *masks = check_malloc((size_t)(K * routing->router->n));
-    router_masks(routing->router, masks);
-    bool ok = true;
-    for (int64_t k = 0; ok && k < K; k++)
-        ok = unet_check_shape(&routing->unet->table, routing_shape(routing, masks, k), fault);
-    free(masks);
-    return ok;
+    return strcmp(routing->teacher_id, teacher_id) == 0 ||
+           fault_raise(fault, EXIT_CODE_INPUT, "%s belongs to another teacher than %s", router_name,
+                       teacher_name);
 }
 
 struct unet_shape routing_shape(const struct routing *routing, const uint8_t *masks, int64_t k)
