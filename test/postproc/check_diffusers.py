@@ -25,6 +25,12 @@ SCRATCH = tempfile.TemporaryDirectory()
 os.environ["APTP_FIXTURES"] = SCRATCH.name  # where test/reference writes
 sys.path[:0] = [str(REPOSITORY / folder) for folder in ("postproc", "test/support", "test/reference")]
 os.environ["PYTHONPATH"] = str(REPOSITORY / "postproc")
+import diffusers  # noqa: E402
+import transformers  # noqa: E402
+
+for library in (diffusers, transformers):
+    library.utils.logging.set_verbosity_error()
+    library.utils.logging.disable_progress_bar()
 import fixture  # noqa: E402
 import unet as reference  # noqa: E402
 from aptp_diffusers import RoutedPipeline, SentenceEncoder, SlicedUNet2DConditionModel  # noqa: E402
