@@ -71,17 +71,18 @@ static bool same_text(struct h5_reader *reader, const char *name, const char *te
     return true;
 }
 
-bool expert_check_identity(struct h5_reader *reader, const struct expert *expert, struct fault *fault)
+bool expert_check_identity(struct h5_reader *reader, const struct routing *routing, int64_t index,
+                           struct fault *fault)
 {
-    int64_t index;
+    int64_t stored;
     bool same_router, same_teacher;
-    if (!h5_read_one_int64(reader, "expert", &index, fault) ||
-        !same_text(reader, "router", expert->router_id, &same_router, fault) ||
-        !same_text(reader, "teacher", expert->teacher_id, &same_teacher, fault))
+    if (!h5_read_one_int64(reader, "expert", &stored, fault) ||
+        !same_text(reader, "router", routing->lineage.content_id, &same_router, fault) ||
+        !same_text(reader, "teacher", routing->teacher_id, &same_teacher, fault))
         return false;
-    if (index != expert->index)
+    if (stored != index)
         return fault_raise(fault, EXIT_CODE_INPUT, "%s holds expert %lld, expert %lld is wanted",
-                           h5_path(reader), (long long)index, (long long)expert->index);
+                           h5_path(reader), (long long)stored, (long long)index);
     if (!same_teacher)
         return fault_raise(fault, EXIT_CODE_INPUT, "%s was sliced out of another teacher than the router's",
                            h5_path(reader));
@@ -93,7 +94,8 @@ bool expert_check_identity(struct h5_reader *reader, const struct expert *expert
 static bool read_network(struct h5_reader *reader, struct backend *backend, const struct routing *routing,
                          struct expert *expert, struct fault *fault)
 {
-    if (!restart_refuse_checkpoint(reader, fault) || !expert_check_identity(reader, expert, fault) ||
+    if (!restart_refuse_checkpoint(reader, fault) ||
+        !expert_check_identity(reader, routing, expert->index, fault) ||
         !teacher_read_schedule(reader, &expert->schedule, fault) ||
         !lineage_read(reader, &expert->lineage, fault))
         return false;
@@ -112,12 +114,10 @@ bool expert_check(const char *path, const struct routing *routing, int64_t index
 {
     check_index(routing, index);
     struct h5_reader *reader;
-    struct expert expert;
     if (!h5_open(path, FILE_EXPERT, &reader, fault)) return false;
-    fill_identity(routing, index, &expert);
-    bool ok = restart_refuse_checkpoint(reader, fault) && expert_check_identity(reader, &expert, fault);
+    bool ok =
+        restart_refuse_checkpoint(reader, fault) && expert_check_identity(reader, routing, index, fault);
     h5_close(reader);
-    expert_clear(&expert);
     return ok;
 }
 

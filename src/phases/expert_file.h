@@ -40,8 +40,9 @@ bool expert_read(const char *path, struct backend *backend, enum dtype dtype, bo
                  const struct routing *routing, int64_t index, struct expert *expert, struct fault *fault);
 void expert_clear(struct expert *expert);
 
-/* Whether an open file, finished or a checkpoint, is of this expert of this router and teacher. */
-bool expert_check_identity(struct h5_reader *reader, const struct expert *expert, struct fault *fault);
+/* Whether an open file, finished or a checkpoint, is of expert `index` of that router and of its teacher. */
+bool expert_check_identity(struct h5_reader *reader, const struct routing *routing, int64_t index,
+                           struct fault *fault);
 
 /* Writes everything but weights and training state. */
 bool expert_write_identity(const struct expert *expert, struct h5_writer *writer, struct fault *fault);
