@@ -29,7 +29,7 @@ SUPPORT  := $(patsubst test/%.c,$(BUILD)/test/%.o,$(sort $(wildcard test/support
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all help info deps venv check test tests mutants lint demo study study-results check-report bench reference readme clean FORCE
+.PHONY: all help info deps venv check check-python test tests mutants lint demo study study-results check-report bench reference readme clean FORCE
 
 all: $(PROGRAM)          ## the program alone (what `make` does)
 
@@ -166,6 +166,10 @@ check-report:            ## the demo's report as Chromium shows it: build/demo/r
 bench:                   ## SD 2.1 at full size: speed, memory, the machine's roof; beside diffusers where PYTORCH has it
 	$(Q)$(MAKE) --no-print-directory venv all
 	$(Q)$(TOOL)/bench.py ./$(PROGRAM) build/bench --pytorch $(PYTORCH)
+
+check-python: all        ## exported experts in diffusers, the demo's too (PYTORCH: a Python with torch, diffusers, transformers, h5py)
+	$(Q)if [ -f $(DEMO)/router.h5 ]; then ./$(PROGRAM) input/emoji/export.cfg; fi
+	$(Q)$(PYTORCH) test/postproc/check_diffusers.py $(PROGRAM) $(DEMO)
 
 reference:               ## make test/fixtures again (PYTORCH: a Python with torch, diffusers, transformers)
 	$(Q)$(PYTORCH) test/reference/make_all.py

@@ -203,7 +203,7 @@ def main():
         check_refusals(checks, chain, k)
 
         # The other ways to compare, which the chain's router does not use.
-        for form, weights in (("hard", "false"), ("soft", "true"), ("mixed", "true")):
+        for form, weights in (("hard", "false"), ("soft", "true")):
             own = f"{form}_{weights}"
             chain.make("prune", settings={**elsewhere(own, "data", "teacher"), "router.normal_form": f'"{form}"', "router.mac_weights": weights})
             chain.make("assign", settings=elsewhere(own, "data"))
