@@ -167,9 +167,11 @@ bench:                   ## SD 2.1 at full size: speed, memory, the machine's ro
 	$(Q)$(MAKE) --no-print-directory venv all
 	$(Q)$(TOOL)/bench.py ./$(PROGRAM) build/bench --pytorch $(PYTORCH)
 
+# ORIGINAL: a copy of github.com/rezashkv/diffusion_pruning, whose classes then write the checkpoint that is read.
 check-python: all        ## exported experts in diffusers, the demo's too (PYTORCH: a Python with torch, diffusers, transformers, h5py)
 	$(Q)if [ -f $(DEMO)/router.h5 ]; then ./$(PROGRAM) input/emoji/export.cfg; fi
 	$(Q)$(PYTORCH) test/postproc/check_diffusers.py $(PROGRAM) $(DEMO)
+	$(Q)$(PYTORCH) test/postproc/check_released.py $(PROGRAM) $(ORIGINAL)
 
 reference:               ## make test/fixtures again (PYTORCH: a Python with torch, diffusers, transformers)
 	$(Q)$(PYTORCH) test/reference/make_all.py
