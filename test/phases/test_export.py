@@ -149,7 +149,8 @@ def check_refusals(checks, chain, unfinished):
             chain.path(name).write_bytes(data)
 
     chain.remove("expert_02.h5")
-    restored("a missing expert", INPUT, "expert_02.h5")
+    restored("a missing expert", INPUT, "expert_02.h5", settings={"files.export": '"fresh"'})
+    checks.that(not chain.path("fresh").exists(), "a missing expert: others were exported before it was missed")
     chain.remove("assignment.h5")
     restored("no assignment", INPUT, "assignment.h5")
     shutil.copy(chain.path("expert_01.h5"), chain.path("expert_02.h5"))
