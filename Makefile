@@ -169,7 +169,7 @@ bench:                   ## SD 2.1 at full size: speed, memory, the machine's ro
 
 # ORIGINAL: a copy of github.com/rezashkv/diffusion_pruning, whose classes then write the checkpoint that is read.
 check-python: all        ## exported experts in diffusers, the demo's too (PYTORCH: a Python with torch, diffusers, transformers, h5py)
-	$(Q)if [ -f $(DEMO)/router.h5 ]; then ./$(PROGRAM) input/emoji/export.cfg; fi
+	$(Q)if [ -f $(DEMO)/finetune.done ]; then ./$(PROGRAM) input/emoji/export.cfg; fi
 	$(Q)$(PYTORCH) test/postproc/check_diffusers.py $(PROGRAM) $(DEMO)
 	$(Q)$(PYTORCH) test/postproc/check_released.py $(PROGRAM) $(ORIGINAL)
 
