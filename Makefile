@@ -30,7 +30,7 @@ HARNESSES := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/fuzz/fuz
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all help info deps venv check test tests mutants fuzz harnesses lint demo study study-results check-report check-mpnet bench reference readme clean FORCE
+.PHONY: all help info deps venv check check-python check-mpnet test tests mutants fuzz harnesses lint demo study study-results check-report bench reference readme clean FORCE
 
 all: $(PROGRAM)          ## the program alone (what `make` does)
 
@@ -191,6 +191,12 @@ check-mpnet: deps        ## fetch all-mpnet-base-v2 (400 MB, into build/) and co
 bench:                   ## SD 2.1 at full size: speed, memory, the machine's roof; beside diffusers where PYTORCH has it
 	$(Q)$(MAKE) --no-print-directory venv all
 	$(Q)$(TOOL)/bench.py ./$(PROGRAM) build/bench --pytorch $(PYTORCH)
+
+# ORIGINAL: a copy of github.com/rezashkv/diffusion_pruning, whose classes then write the checkpoint that is read.
+check-python: all        ## exported experts in diffusers, the demo's too (PYTORCH: a Python with torch, diffusers, transformers, h5py)
+	$(Q)if [ -f $(DEMO)/finetune.done ]; then ./$(PROGRAM) input/emoji/export.cfg; fi
+	$(Q)$(PYTORCH) test/postproc/check_diffusers.py $(PROGRAM) $(DEMO)
+	$(Q)$(PYTORCH) test/postproc/check_released.py $(PROGRAM) $(ORIGINAL)
 
 reference:               ## make test/fixtures again (PYTORCH: a Python with torch, diffusers, transformers)
 	$(Q)$(PYTORCH) test/reference/make_all.py

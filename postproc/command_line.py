@@ -5,7 +5,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from run_folder import RunError
+
+class RunError(Exception):
+    """A file that is needed is missing, or is not what it should be. The message names it."""
 
 
 def parser_of(description: str, examples: str) -> argparse.ArgumentParser:

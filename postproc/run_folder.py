@@ -14,15 +14,13 @@ import h5py
 import libconf
 import numpy as np
 
+from command_line import RunError
+
 SPLITS = ("train", "validation")
 # Which phase writes a file: what to say when it is missing.
 PHASE_OF = {"data.h5": "prepare", "teacher.h5": "pretrain", "router.h5": "prune", "assignment.h5": "assign", "bench.h5": "bench",
             "expert_*.h5": "finetune", "samples.h5": "sample", "metrics.h5": "evaluate"}
 QUANTITIES = ("frechet", "cmmd", "clip_score", "denoising_loss")  # of metrics.h5
-
-
-class RunError(Exception):
-    """A file that is needed is missing, or is not what it should be. The message names it."""
 
 
 @dataclass

@@ -12,6 +12,7 @@
 #include "phases/assign.h"
 #include "phases/bench.h"
 #include "phases/evaluate.h"
+#include "phases/export.h"
 #include "phases/finetune.h"
 #include "phases/import.h"
 #include "phases/phase.h"
@@ -237,6 +238,8 @@ static bool run_phase(struct run *run, enum phase_id phase, const union phase_cf
         return phase_sample(run, &cfg->sample, fault);
     case PHASE_EVALUATE:
         return phase_evaluate(run, &cfg->evaluate, fault);
+    case PHASE_EXPORT:
+        return phase_export(run, &cfg->export, fault);
     case PHASE_BENCH:
         return phase_bench(run, &cfg->bench, fault);
     case PHASE_VERIFY:

@@ -4,6 +4,15 @@
 
 #include <stdlib.h>
 
+const char *unit_kind_name(enum unit_kind kind)
+{
+    static const char *const names[] = {[UNIT_RESNET] = "resnet",
+                                        [UNIT_SELF_ATTENTION] = "self_attention",
+                                        [UNIT_CROSS_ATTENTION] = "cross_attention",
+                                        [UNIT_FEED_FORWARD] = "feed_forward"};
+    return names[kind];
+}
+
 void unit_table_free(struct unit_table *table)
 {
     free(table->unit);

@@ -11,6 +11,8 @@
 
 enum unit_kind { UNIT_RESNET, UNIT_SELF_ATTENTION, UNIT_CROSS_ATTENTION, UNIT_FEED_FORWARD };
 
+const char *unit_kind_name(enum unit_kind kind); /* "self_attention" */
+
 enum { UNIT_PATH_SIZE = 160 };
 
 /* A unit with a width gate. */

@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "io/hdf5_file.h"
 #include "io/safetensors.h"
+#include "io/safetensors_writer.h"
 #include "tensor/backend.h"
 
 #include <math.h>
@@ -396,4 +397,45 @@ bool weights_write_h5(const struct parameter_set *set, float *const *values, str
     }
     free(host);
     return ok;
+}
+
+static int count_parts(const struct parameter_set *set)
+{
+    int parts = 0;
+    for (int i = 0; i < set->count; i++) parts += set->items[i]->part_count;
+    return parts;
+}
+
+/* All parts one after the other. */
+static bool append_parts(const struct parameter_set *set, struct safetensors_writer *writer,
+                         struct fault *fault)
+{
+    float *host = parameter_buffer(set);
+    bool ok = true;
+    for (int i = 0; ok && i < set->count; i++)
+        for (int part = 0; ok && part < set->items[i]->part_count; part++) {
+            parameter_part_download(set, set->items[i], part, host);
+            ok = safetensors_append_float(writer, host, fault);
+        }
+    free(host);
+    return ok;
+}
+
+bool weights_write_safetensors(const struct parameter_set *set, const char *path, bool half,
+                               struct fault *fault)
+{
+    int parts = 0;
+    struct safetensors_plan *plan = check_calloc((size_t)count_parts(set), sizeof *plan);
+    for (int i = 0; i < set->count; i++)
+        for (int part = 0; part < set->items[i]->part_count; part++, parts++) {
+            plan[parts].name = set->items[i]->part[part].name;
+            plan[parts].rank = weights_file_shape(set->items[i], part, plan[parts].shape);
+        }
+    struct safetensors_writer *writer;
+    bool ok = safetensors_create(path, half ? SAFETENSORS_F16 : SAFETENSORS_F32, parts, plan, &writer, fault);
+    free(plan);
+    if (!ok) return false;
+    if (append_parts(set, writer, fault)) return safetensors_finish(writer, fault);
+    safetensors_abandon(writer);
+    return false;
 }

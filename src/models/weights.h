@@ -48,6 +48,10 @@ bool weights_copy_safetensors(const struct parameter_set *set, const struct safe
 bool weights_write_h5(const struct parameter_set *set, float *const *values, struct h5_writer *writer,
                       const char *group, bool half, struct fault *fault);
 
+/* Writes the masters as a safetensors file of type F32, or of F16 where `half`. */
+bool weights_write_safetensors(const struct parameter_set *set, const char *path, bool half,
+                               struct fault *fault);
+
 /* Reads such a group back into values[parameter][elements] in the backend's memory. */
 bool weights_read_values_h5(const struct parameter_set *set, float *const *values, struct h5_reader *reader,
                             const char *group, struct fault *fault);

@@ -71,16 +71,21 @@ static bool same_text(struct h5_reader *reader, const char *name, const char *te
     return true;
 }
 
-bool expert_check_identity(struct h5_reader *reader, const struct expert *expert, struct fault *fault)
+bool expert_check_identity(struct h5_reader *reader, const struct routing *routing, int64_t index,
+                           struct fault *fault)
 {
-    int64_t index;
-    bool same_router;
-    if (!h5_read_one_int64(reader, "expert", &index, fault) ||
-        !same_text(reader, "router", expert->router_id, &same_router, fault))
+    int64_t stored;
+    bool same_router, same_teacher;
+    if (!h5_read_one_int64(reader, "expert", &stored, fault) ||
+        !same_text(reader, "router", routing->lineage.content_id, &same_router, fault) ||
+        !same_text(reader, "teacher", routing->teacher_id, &same_teacher, fault))
         return false;
-    if (index != expert->index)
+    if (stored != index)
         return fault_raise(fault, EXIT_CODE_INPUT, "%s holds expert %lld, expert %lld is wanted",
-                           h5_path(reader), (long long)index, (long long)expert->index);
+                           h5_path(reader), (long long)stored, (long long)index);
+    if (!same_teacher)
+        return fault_raise(fault, EXIT_CODE_INPUT, "%s was sliced out of another teacher than the router's",
+                           h5_path(reader));
     return same_router ||
            fault_raise(fault, EXIT_CODE_INPUT,
                        "%s was made with another router file: remove it to make it anew", h5_path(reader));
@@ -89,7 +94,8 @@ bool expert_check_identity(struct h5_reader *reader, const struct expert *expert
 static bool read_network(struct h5_reader *reader, struct backend *backend, const struct routing *routing,
                          struct expert *expert, struct fault *fault)
 {
-    if (!restart_refuse_checkpoint(reader, fault) || !expert_check_identity(reader, expert, fault) ||
+    if (!restart_refuse_checkpoint(reader, fault) ||
+        !expert_check_identity(reader, routing, expert->index, fault) ||
         !teacher_read_schedule(reader, &expert->schedule, fault) ||
         !lineage_read(reader, &expert->lineage, fault))
         return false;
@@ -98,22 +104,42 @@ static bool read_network(struct h5_reader *reader, struct backend *backend, cons
     return weights_read_h5(&expert->unet->parameters, reader, "weights", fault);
 }
 
-bool expert_read(const char *path, struct backend *backend, enum dtype dtype, bool backward,
-                 const struct routing *routing, int64_t index, struct expert *expert, struct fault *fault)
+static void check_index(const struct routing *routing, int64_t index)
 {
     CHECK(index >= 0 && index < routing->router->config.K, "expert %lld of %lld", (long long)index,
           (long long)routing->router->config.K);
+}
+
+bool expert_check(const char *path, const struct routing *routing, int64_t index, struct fault *fault)
+{
+    check_index(routing, index);
+    struct h5_reader *reader;
+    if (!h5_open(path, FILE_EXPERT, &reader, fault)) return false;
+    bool ok =
+        restart_refuse_checkpoint(reader, fault) && expert_check_identity(reader, routing, index, fault);
+    h5_close(reader);
+    return ok;
+}
+
+bool expert_load(const char *path, struct backend *backend, const struct routing *routing, int64_t index,
+                 struct expert *expert, struct fault *fault)
+{
+    check_index(routing, index);
     struct h5_reader *reader;
     if (!h5_open(path, FILE_EXPERT, &reader, fault)) return false;
     fill_identity(routing, index, expert);
-    bool ok = unet_check_shape(&routing->unet->table, shape_of(expert, routing), fault) &&
-              read_network(reader, backend, routing, expert, fault);
+    bool ok = read_network(reader, backend, routing, expert, fault);
     h5_close(reader);
-    if (ok)
-        parameter_set_freeze(&expert->unet->parameters, dtype, backward);
-    else
-        expert_clear(expert);
+    if (!ok) expert_clear(expert);
     return ok;
+}
+
+bool expert_read(const char *path, struct backend *backend, enum dtype dtype, bool backward,
+                 const struct routing *routing, int64_t index, struct expert *expert, struct fault *fault)
+{
+    if (!expert_load(path, backend, routing, index, expert, fault)) return false;
+    parameter_set_freeze(&expert->unet->parameters, dtype, backward);
+    return true;
 }
 
 bool expert_write_identity(const struct expert *expert, struct h5_writer *writer, struct fault *fault)

@@ -26,15 +26,23 @@ char *expert_path(const char *prefix, int64_t index);
 void expert_slice(const struct teacher *teacher, const struct routing *routing, int64_t index, bool trainable,
                   struct expert *expert);
 
-/* Reads a finished expert (a checkpoint is refused), frozen for computation in `dtype`; `backward`: gradients
- * will flow through it. It must be expert `index`, sliced by the mask that `routing` has for it, else an
- * EXIT_CODE_INPUT fault. Local. Free with expert_clear. */
+/* Whether there is a finished file (a checkpoint is refused) of expert `index` of that router and its
+ * teacher, else an EXIT_CODE_INPUT fault. Nothing of the network is read. Local. */
+bool expert_check(const char *path, const struct routing *routing, int64_t index, struct fault *fault);
+
+/* Reads such a file with its masters in memory. The weights must be those that the mask which `routing` has
+ * for it keeps, else an EXIT_CODE_INPUT fault. Local. Free with expert_clear. */
+bool expert_load(const char *path, struct backend *backend, const struct routing *routing, int64_t index,
+                 struct expert *expert, struct fault *fault);
+
+/* The same, frozen for computation in `dtype`; `backward`: gradients will flow through it. */
 bool expert_read(const char *path, struct backend *backend, enum dtype dtype, bool backward,
                  const struct routing *routing, int64_t index, struct expert *expert, struct fault *fault);
 void expert_clear(struct expert *expert);
 
-/* Whether an open file, finished or a checkpoint, is of this expert of this router. */
-bool expert_check_identity(struct h5_reader *reader, const struct expert *expert, struct fault *fault);
+/* Whether an open file, finished or a checkpoint, is of expert `index` of that router and of its teacher. */
+bool expert_check_identity(struct h5_reader *reader, const struct routing *routing, int64_t index,
+                           struct fault *fault);
 
 /* Writes everything but weights and training state. */
 bool expert_write_identity(const struct expert *expert, struct h5_writer *writer, struct fault *fault);

@@ -142,9 +142,8 @@ static bool is_finished(const struct finetuning *tuning, int64_t k, bool *finish
         ok = h5_open(path, FILE_EXPERT, &reader, fault);
         if (ok) {
             int64_t step;
-            struct expert wanted = {.index = k};
-            memcpy(wanted.router_id, tuning->routing.lineage.content_id, sizeof wanted.router_id);
-            ok = restart_refuse_checkpoint(reader, fault) && expert_check_identity(reader, &wanted, fault) &&
+            ok = restart_refuse_checkpoint(reader, fault) &&
+                 expert_check_identity(reader, &tuning->routing, k, fault) &&
                  check_prompts(tuning, reader, fault) &&
                  restart_check_deck(reader, tuning->run->deck, free_keys, fault) &&
                  h5_read_one_int64(reader, "training/step", &step, fault);
@@ -244,7 +243,7 @@ static void make_optimiser(struct expert_training *training)
 static bool check_checkpoint(void *task, struct h5_reader *reader, struct fault *fault)
 {
     const struct expert_training *training = task;
-    return expert_check_identity(reader, &training->expert, fault) &&
+    return expert_check_identity(reader, &training->shared->routing, training->expert.index, fault) &&
            check_prompts(training->shared, reader, fault);
 }
 

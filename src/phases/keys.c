@@ -41,9 +41,10 @@ struct key {
 #define BENCH(member) [PHASE_BENCH] = AT(bench, member)
 #define VERIFY(member) [PHASE_VERIFY] = AT(verify, member)
 #define SAMPLE(member) [PHASE_SAMPLE] = AT(sample, member)
+#define EXPORT(member) [PHASE_EXPORT] = AT(export, member)
 #define EVERY(member)                                                                                        \
     PREPARE(member), IMPORT(member), PRETRAIN(member), PRUNE(member), ASSIGN(member), FINETUNE(member),      \
-        SAMPLE(member), EVALUATE(member), BENCH(member), VERIFY(member)
+        SAMPLE(member), EVALUATE(member), EXPORT(member), BENCH(member), VERIFY(member)
 
 _Static_assert(sizeof(enum precision) == sizeof(int), "fields of KEY_ENUM are filled as int");
 
@@ -77,11 +78,11 @@ static const struct key keys[] = {
     {"files.teacher", KEY_FILE, "\"teacher.h5\"", NULL, NULL,
      "the full UNet; written by pretrain or import", {IMPORT(teacher_file), PRETRAIN(teacher_file), PRUNE(teacher_file), FINETUNE(teacher_file), BENCH(teacher_file), SAMPLE(teacher_file), EVALUATE(teacher_file)}},
     {"files.router", KEY_FILE, "\"router.h5\"", NULL, NULL,
-     "predictor, codes, one mask for each expert; written by prune", {PRUNE(router_file), ASSIGN(router_file), FINETUNE(router_file), BENCH(router_file), SAMPLE(router_file), EVALUATE(router_file)}},
+     "predictor, codes, one mask for each expert; written by prune", {PRUNE(router_file), ASSIGN(router_file), FINETUNE(router_file), BENCH(router_file), SAMPLE(router_file), EVALUATE(router_file), EXPORT(router_file)}},
     {"files.assignment", KEY_FILE, "\"assignment.h5\"", NULL, NULL,
-     "the expert of every prompt; written by assign", {ASSIGN(assignment_file), FINETUNE(assignment_file), EVALUATE(assignment_file)}},
+     "the expert of every prompt; written by assign", {ASSIGN(assignment_file), FINETUNE(assignment_file), EVALUATE(assignment_file), EXPORT(assignment_file)}},
     {"files.expert", KEY_FILE, "\"expert\"", NULL, NULL,
-     "the experts, expert_00.h5 and so on: what stands before the number; written by finetune", {FINETUNE(expert_file), SAMPLE(expert_file), EVALUATE(expert_file)}},
+     "the experts, expert_00.h5 and so on: what stands before the number; written by finetune", {FINETUNE(expert_file), SAMPLE(expert_file), EVALUATE(expert_file), EXPORT(expert_file)}},
     {"files.samples", KEY_FILE, "\"samples.h5\"", NULL, NULL,
      "the sampled pictures; written by sample", {SAMPLE(samples_file), EVALUATE(samples_file)}},
     {"files.clip", KEY_FILE, "\"clip.h5\"", NULL, NULL,
@@ -92,6 +93,8 @@ static const struct key keys[] = {
      "quality and cost of the experts; written by evaluate", {EVALUATE(metrics_file)}},
     {"files.evaluate_cache", KEY_FILE, "\"evaluate_cache\"", NULL, NULL,
      "what evaluate need not compute again, evaluate_cache_real.h5 and so on: what stands before the last _; written by evaluate", {EVALUATE(cache_file)}},
+    {"files.export", KEY_FILE, "\"export\"", NULL, NULL,
+     "folder for PyTorch users: in it expert_00 and so on, and router; written by export", {EXPORT(folder)}},
     {"files.bench", KEY_FILE, "\"bench.h5\"", NULL, NULL,
      "the measurements; written by bench", {BENCH(bench_file)}},
 
@@ -376,6 +379,12 @@ static const struct key keys[] = {
     {"evaluate.macs_resolution", KEY_INT, "0", "[0, 4096]", "latents",
      "height and width at which MACs are counted; 0: the data's latents", {EVALUATE(macs_resolution)}},
 
+    // ---- export
+    {"export.expert", KEY_INT, "-1", "[-1, 4095]", NULL,
+     "the one expert to export; -1: all of them, and the router", {EXPORT(expert)}},
+    {"export.half", KEY_BOOL, "false", NULL, NULL,
+     "write the weights as IEEE half; else fp32", {EXPORT(half)}},
+
     // ---- bench
     {"bench.experts", KEY_BOOL, "true", NULL, NULL,
      "measure the experts of files.router too, not the teacher alone", {BENCH(experts)}},
@@ -426,6 +435,7 @@ static const struct {
     [PHASE_SAMPLE] = {"sample", "pictures of prompts, by the routed experts or the teacher", true, true},
     [PHASE_EVALUATE] = {"evaluate", "quality of the experts' pictures and predictions, and their cost", true,
                         true},
+    [PHASE_EXPORT] = {"export", "experts and router as safetensors and JSON, for diffusers", true, false},
     [PHASE_BENCH] = {"bench", "parameters, MACs, time and memory of the teacher and its experts", true,
                      false},
     [PHASE_VERIFY] = {"verify", "compare with a reference made by PyTorch", false, false},
@@ -914,6 +924,7 @@ static bool check_rules(const struct deck *deck, enum phase_id phase, const unio
         return rule_not_empty(deck, "bench.resolutions", cfg->bench.resolutions.count, fault) &&
                rule_not_empty(deck, "bench.batch_sizes", cfg->bench.batch_sizes.count, fault);
     case PHASE_ASSIGN:
+    case PHASE_EXPORT:
     case PHASE_VERIFY:
     case PHASES:
         return true;

@@ -29,6 +29,7 @@ enum phase_id {
     PHASE_FINETUNE,
     PHASE_SAMPLE,
     PHASE_EVALUATE,
+    PHASE_EXPORT,
     PHASE_BENCH,
     PHASE_VERIFY,
     PHASES,
@@ -232,6 +233,15 @@ struct evaluate_cfg {
     int64_t macs_resolution;         /* of latents, 0: the data's */
 };
 
+struct export_cfg {
+    struct run_cfg run;
+    char *router_file, *assignment_file; /* read */
+    char *expert_file;                   /* read: prefix of their names */
+    char *folder;                        /* written: a folder for each expert, and one for the router */
+    int64_t expert;                      /* the one to export, -1: all of them and the router */
+    bool half;                           /* weights written as IEEE half */
+};
+
 struct bench_cfg {
     struct run_cfg run;
     char *teacher_file, *router_file; /* read */
@@ -268,6 +278,7 @@ union phase_cfg {
     struct finetune_cfg finetune;
     struct sample_cfg sample;
     struct evaluate_cfg evaluate;
+    struct export_cfg export;
     struct bench_cfg bench;
     struct verify_cfg verify;
 };

@@ -8,13 +8,6 @@
 
 enum { MAX_CONFIG_BYTES = 1 << 20, MAX_CODES = 1 << 12, MAX_WIDTH = 1 << 16 };
 
-static const char *const normal_form_names[] = {
-    [NORMAL_FORM_MIXED] = "mixed", [NORMAL_FORM_HARD] = "hard", [NORMAL_FORM_SOFT] = "soft"};
-static const char *const unit_kind_names[] = {[UNIT_RESNET] = "resnet",
-                                              [UNIT_SELF_ATTENTION] = "self_attention",
-                                              [UNIT_CROSS_ATTENTION] = "cross_attention",
-                                              [UNIT_FEED_FORWARD] = "feed_forward"};
-
 void routing_clear(struct routing *routing)
 {
     router_delete(routing->router);
@@ -33,7 +26,7 @@ static bool read_normal_form(struct h5_reader *reader, enum normal_form *form, s
     if (!h5_load_text(reader, "settings/normal_form", 64, &name, fault)) return false;
     int found = -1;
     for (int i = 0; i < 3; i++)
-        if (strcmp(name, normal_form_names[i]) == 0) found = i;
+        if (strcmp(name, normal_form_name((enum normal_form)i)) == 0) found = i;
     if (found < 0)
         fault_raise(fault, EXIT_CODE_INPUT, "%s: settings/normal_form is \"%s\", mixed, hard or soft allowed",
                     h5_path(reader), name);
@@ -133,13 +126,28 @@ bool routing_read(struct h5_reader *reader, struct backend *backend, struct rout
     return ok;
 }
 
+static bool check_masks(const struct routing *routing, struct fault *fault)
+{
+    int64_t K = routing->router->config.K;
+    uint8_t *masks = check_malloc((size_t)(K * routing->router->n));
+    router_masks(routing->router, masks);
+    bool ok = true;
+    for (int64_t k = 0; ok && k < K; k++)
+        ok = unet_check_shape(&routing->unet->table, routing_shape(routing, masks, k), fault);
+    free(masks);
+    return ok;
+}
+
 bool routing_open(const char *path, struct backend *backend, struct routing *routing, struct fault *fault)
 {
     struct h5_reader *reader;
     if (!h5_open(path, FILE_ROUTER, &reader, fault)) return false;
     bool ok = restart_refuse_checkpoint(reader, fault) && routing_read(reader, backend, routing, fault);
     h5_close(reader);
-    return ok;
+    if (!ok) return false;
+    if (check_masks(routing, fault)) return true;
+    routing_clear(routing);
+    return fault_prefix(fault, "%s: ", path);
 }
 
 // ---- writing
@@ -152,7 +160,7 @@ static bool write_units(const struct routing *routing, struct h5_writer *writer,
     int32_t *number = check_malloc((size_t)(units + entries) * sizeof *number);
     for (int i = 0; i < units; i++) text[i] = table->unit[i].path;
     bool ok = h5_write_strings(writer, "units/path", 1, &units, text, fault);
-    for (int i = 0; i < units; i++) text[i] = unit_kind_names[table->unit[i].kind];
+    for (int i = 0; i < units; i++) text[i] = unit_kind_name(table->unit[i].kind);
     ok = ok && h5_write_strings(writer, "units/kind", 1, &units, text, fault);
     for (int i = 0; i < units; i++) number[i] = table->unit[i].first;
     ok = ok && h5_write_int32(writer, "units/first", 1, &units, number, fault);
@@ -181,7 +189,7 @@ static bool write_settings(const struct routing *routing, struct h5_writer *writ
     const int32_t latents[] = {(int32_t)routing->latents[0], (int32_t)routing->latents[1]};
     return h5_write_text(writer, "config", routing->config_text, fault) &&
            h5_write_text(writer, "teacher", routing->teacher_id, fault) &&
-           h5_write_text(writer, "settings/normal_form", normal_form_names[config->normal_form], fault) &&
+           h5_write_text(writer, "settings/normal_form", normal_form_name(config->normal_form), fault) &&
            h5_write_uint8(writer, "settings/mac_weights", 0, NULL, &mac_weights, fault) &&
            h5_write_one_double(writer, "settings/gamma", config->gumbel.temperature, fault) &&
            h5_write_one_double(writer, "settings/offset", config->gumbel.offset, fault) &&
@@ -222,17 +230,9 @@ bool routing_write(const struct routing *routing, struct h5_writer *writer, stru
 bool routing_check_teacher(const struct routing *routing, const char *router_name, const char *teacher_id,
                            const char *teacher_name, struct fault *fault)
 {
-    if (strcmp(routing->teacher_id, teacher_id) != 0)
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s belongs to another teacher than %s", router_name,
-                           teacher_name);
-    int64_t K = routing->router->config.K;
-    uint8_t *masks = check_malloc((size_t)(K * routing->router->n));
-    router_masks(routing->router, masks);
-    bool ok = true;
-    for (int64_t k = 0; ok && k < K; k++)
-        ok = unet_check_shape(&routing->unet->table, routing_shape(routing, masks, k), fault);
-    free(masks);
-    return ok;
+    return strcmp(routing->teacher_id, teacher_id) == 0 ||
+           fault_raise(fault, EXIT_CODE_INPUT, "%s belongs to another teacher than %s", router_name,
+                       teacher_name);
 }
 
 struct unet_shape routing_shape(const struct routing *routing, const uint8_t *masks, int64_t k)

@@ -25,13 +25,14 @@ void routing_clear(struct routing *routing);
  * routing_clear. */
 bool routing_read(struct h5_reader *reader, struct backend *backend, struct routing *routing,
                   struct fault *fault);
+/* The same of a finished file, whose masks must leave every expert a network (unet_check_shape). */
 bool routing_open(const char *path, struct backend *backend, struct routing *routing, struct fault *fault);
 
 /* Writes the same. */
 bool routing_write(const struct routing *routing, struct h5_writer *writer, struct fault *fault);
 
-/* Refuses (EXIT_CODE_INPUT) a router and a teacher that do not belong together, and a mask that slicing
- * cannot follow (unet_check_shape). The names are for messages. */
+/* Refuses (EXIT_CODE_INPUT) a router and a teacher that do not belong together. The names are for messages.
+ */
 bool routing_check_teacher(const struct routing *routing, const char *router_name, const char *teacher_id,
                            const char *teacher_name, struct fault *fault);
 

@@ -202,10 +202,8 @@ static bool choose_experts(struct sampling *sampling, struct fault *fault)
 static bool look_at_expert(struct sampling *sampling, int64_t k, struct fault *fault)
 {
     const struct sample_cfg *cfg = sampling->cfg;
-    struct expert expected = {.index = k};
     struct lineage lineage = {0};
     struct h5_reader *reader = NULL;
-    memcpy(expected.router_id, sampling->routing.lineage.content_id, sizeof expected.router_id);
     char *path = expert_path(cfg->expert_file, k);
     bool ok = access(path, F_OK) == 0 ||
               fault_raise(fault, EXIT_CODE_INPUT,
@@ -213,7 +211,8 @@ static bool look_at_expert(struct sampling *sampling, int64_t k, struct fault *f
                           "finetune.expert=%lld), or sample untrained experts (sample.experts = \"sliced\")",
                           path, (long long)k);
     ok = ok && h5_open(path, FILE_EXPERT, &reader, fault) && restart_refuse_checkpoint(reader, fault) &&
-         expert_check_identity(reader, &expected, fault) && lineage_read(reader, &lineage, fault) &&
+         expert_check_identity(reader, &sampling->routing, k, fault) &&
+         lineage_read(reader, &lineage, fault) &&
          sample_prompts_check(&sampling->prompts, &lineage, path, fault);
     memcpy(sampling->expert_id[k], lineage.content_id, sizeof lineage.content_id);
     lineage_clear(&lineage);

@@ -21,6 +21,7 @@ struct known_model {
 static const struct known_model known_models[] = {
     {"unet", verify_unet, true},
     {"unet_sliced", verify_unet_sliced, true},
+    {"unet_expert", verify_unet_expert, true},
     {"prune_step", verify_prune_step, true},
     {"transport", verify_transport, false},
     {"contrastive", verify_contrastive, false},

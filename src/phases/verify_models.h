@@ -10,6 +10,9 @@
 bool verify_unet(struct verification *verification, struct fault *fault);
 /* The network of hard gates, really sliced: also its weights. */
 bool verify_unet_sliced(struct verification *verification, struct fault *fault);
+/* The same network from a folder that phase export has written: config.json of the whole one, sliced weights.
+ */
+bool verify_unet_expert(struct verification *verification, struct fault *fault);
 
 // verify_prune_step.c
 bool verify_prune_step(struct verification *verification, struct fault *fault);

@@ -1,4 +1,4 @@
-/* UNet references: plain, with gates, and really sliced. */
+/* UNet references: plain, with gates, really sliced here, and sliced by phase export. */
 #include "base/check.h"
 #include "models/unet_folder.h"
 #include "models/weights.h"
@@ -372,7 +372,7 @@ static bool run_slice(struct verification *verification, const struct unet *slic
     return ok;
 }
 
-// ---- the two models
+// ---- the models
 
 /* Whether the reference has the gradient of a weight. */
 static bool wants_weight_gradients(struct verification *verification, bool *wants, struct fault *fault)
@@ -415,6 +415,20 @@ static struct unet *slice(struct verification *verification, const struct unet *
     return sliced;
 }
 
+/* Reads the case, and runs it on the network that `run` makes of it. */
+static bool verify_case(struct verification *verification,
+                        bool (*run)(struct verification *verification, const struct unet_case *c,
+                                    struct unet *full, struct fault *fault),
+                        struct fault *fault)
+{
+    struct unet_case c = {0};
+    struct unet *full = NULL;
+    bool ok = read_case(verification, &c, &full, fault) && run(verification, &c, full, fault);
+    unet_delete(full);
+    case_clear(&c);
+    return ok;
+}
+
 static bool run_unet(struct verification *verification, const struct unet_case *c, struct unet *full,
                      struct fault *fault)
 {
@@ -433,12 +447,7 @@ static bool run_unet(struct verification *verification, const struct unet_case *
 
 bool verify_unet(struct verification *verification, struct fault *fault)
 {
-    struct unet_case c = {0};
-    struct unet *full = NULL;
-    bool ok = read_case(verification, &c, &full, fault) && run_unet(verification, &c, full, fault);
-    unet_delete(full);
-    case_clear(&c);
-    return ok;
+    return verify_case(verification, run_unet, fault);
 }
 
 /* Every weight of the sliced network, bit for bit. */
@@ -461,15 +470,18 @@ static bool compare_weights(struct verification *verification, const struct unet
     return ok;
 }
 
+static bool require_mask(struct verification *verification, const struct unet_case *c, struct fault *fault)
+{
+    return c->mask || fault_raise(fault, EXIT_CODE_INPUT,
+                                  "%s: gates of a sliced network are 0 or 1 and alike for all samples",
+                                  h5_path(verification->reference));
+}
+
 static bool run_unet_sliced(struct verification *verification, const struct unet_case *c, struct unet *full,
                             struct fault *fault)
 {
     bool trainable;
-    if (!c->mask)
-        return fault_raise(fault, EXIT_CODE_INPUT,
-                           "%s: gates of a sliced network are 0 or 1 and alike for all samples",
-                           h5_path(verification->reference));
-    if (!wants_weight_gradients(verification, &trainable, fault) ||
+    if (!require_mask(verification, c, fault) || !wants_weight_gradients(verification, &trainable, fault) ||
         !unet_folder_load(verification->folder, full, false, fault))
         return false;
     struct unet *sliced = slice(verification, full, c->mask, trainable, fault);
@@ -481,10 +493,26 @@ static bool run_unet_sliced(struct verification *verification, const struct unet
 
 bool verify_unet_sliced(struct verification *verification, struct fault *fault)
 {
-    struct unet_case c = {0};
-    struct unet *full = NULL;
-    bool ok = read_case(verification, &c, &full, fault) && run_unet_sliced(verification, &c, full, fault);
-    unet_delete(full);
-    case_clear(&c);
+    return verify_case(verification, run_unet_sliced, fault);
+}
+
+/* The folder's weights are those of the sliced network, not of the whole one. */
+static bool run_unet_expert(struct verification *verification, const struct unet_case *c, struct unet *full,
+                            struct fault *fault)
+{
+    bool trainable;
+    if (!require_mask(verification, c, fault) || !wants_weight_gradients(verification, &trainable, fault))
+        return false;
+    struct unet_shape shape = {c->mask, c->mask + full->table.width_entries};
+    if (!unet_check_shape(&full->table, shape, fault)) return false;
+    struct unet *expert = unet_new(verification->backend, &full->config, shape);
+    bool ok = unet_folder_load(verification->folder, expert, trainable, fault) &&
+              run_case(verification, expert, c, false, fault);
+    unet_delete(expert);
     return ok;
+}
+
+bool verify_unet_expert(struct verification *verification, struct fault *fault)
+{
+    return verify_case(verification, run_unet_expert, fault);
 }

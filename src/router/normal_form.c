@@ -4,6 +4,13 @@
 
 #include <math.h>
 
+const char *normal_form_name(enum normal_form kind)
+{
+    static const char *const names[] = {
+        [NORMAL_FORM_MIXED] = "mixed", [NORMAL_FORM_HARD] = "hard", [NORMAL_FORM_SOFT] = "soft"};
+    return names[kind];
+}
+
 void normal_form_scale(const struct unit_table *table, const struct unit_macs *macs, double *scale)
 {
     double *depth_scale = scale + table->width_entries;

@@ -14,6 +14,8 @@ enum normal_form {
     NORMAL_FORM_SOFT,  /* v d; d */
 };
 
+const char *normal_form_name(enum normal_form kind); /* "mixed" */
+
 /* scale [n]: what multiplies each entry: 1/sqrt(width) of a width entry's unit, 1 of a depth entry. With macs
  * (router.mac_weights; else NULL) also times the share of the prunable MACs: of the unit, and of a depth
  * entry all that goes when it is dropped. */

@@ -14,7 +14,7 @@
 #include <cmocka.h>
 
 /* What each phase cannot do without. */
-#define EVERY_PHASE "prepare, import, pretrain, prune, assign, finetune, sample, evaluate, bench, verify"
+#define EVERY_PHASE "prepare, import, pretrain, prune, assign, finetune, sample, evaluate, export, bench, verify"
 
 static const char *const required[PHASES] = {
     [PHASE_PREPARE] = "data: { source = \"p.csv\"; sentence_encoder = \"minilm\"; };",
@@ -25,6 +25,7 @@ static const char *const required[PHASES] = {
     [PHASE_FINETUNE] = "",
     [PHASE_SAMPLE] = "sample: { split = \"validation\"; };",
     [PHASE_EVALUATE] = "",
+    [PHASE_EXPORT] = "",
     [PHASE_BENCH] = "",
     [PHASE_VERIFY] = "verify: { reference = \"case.h5\"; };",
 };

@@ -5,10 +5,12 @@ comparison. What PyTorch's fp32 would have been off is printed.
 """
 
 import copy
+import shutil
 
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
 
 import fixture
 import gates as gating
@@ -169,6 +171,19 @@ def write_sliced(name, folder, unet, units_of, inputs, gates, masked, attributes
                   outputs=fixture.single(outputs), gates=fixture.single(gates),
                   weights=fixture.single(small.state_dict()), gradients=fixture.single(gradients))
     print(f"    mask = slice to {error:.1e}; parameters {count[0]:,d} -> {count[1]:,d}")
+    return small
+
+
+def write_expert(name, folder, small, inputs, gates, attributes):
+    """The sliced network as a folder of its own, as phase export writes it: the whole one's config.json, sliced arrays."""
+    own = fixture.FOLDER / name
+    own.mkdir(parents=True, exist_ok=True)
+    shutil.copy(fixture.FOLDER / folder / "config.json", own)
+    weights = {key: value.float().contiguous() for key, value in small.state_dict().items()}
+    save_file(weights, own / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    outputs, gradients = reference(small, inputs, weights=False)
+    fixture.write(name, "unet_expert", dict(folder=name, **attributes), inputs=fixture.single(inputs),
+                  outputs=fixture.single(outputs), gates=fixture.single(gates), gradients=fixture.single(gradients))
 
 
 def main():
@@ -190,7 +205,8 @@ def main():
                "up_blocks.2.resnets.2"}
     row = hard_vector(rng, table, {i for i, unit in enumerate(table.depths) if unit.path in dropped})
     gates, sample = write_gated("unet_sd2_hard", "unet_sd2", sd2, units_of, inputs, row.expand(2, -1), attributes)
-    write_sliced("unet_sd2_sliced", "unet_sd2", sd2, units_of, inputs, gates, sample, attributes)
+    small = write_sliced("unet_sd2_sliced", "unet_sd2", sd2, units_of, inputs, gates, sample, attributes)
+    write_expert("unet_sd2_expert", "unet_sd2", small, inputs, gates, attributes)
 
     # Stable Diffusion 1's kind.
     sd1 = make("unet_sd1", SD1)

@@ -86,6 +86,9 @@ evaluate: {
     experts = "sliced"; timesteps = [100, 500, 900]; batch = 3; bootstrap = 20; half_samples = 5; timing_batch = 1;
 };
 """,
+    "export": """
+export: { half = false; };
+""",
     "bench": """
 bench: { resolutions = [8]; batch_sizes = [1, 3]; tokens = 12; repeats = 1; roof_seconds = 0.0; train_batch = 2; };
 """,
