@@ -14,7 +14,8 @@
 #include <cmocka.h>
 
 /* What each phase cannot do without. */
-#define EVERY_PHASE "prepare, import, pretrain, prune, assign, finetune, sample, evaluate, export, bench, verify"
+#define EVERY_PHASE                                                                                          \
+    "prepare, import, pretrain, prune, assign, finetune, sample, evaluate, export, bench, verify"
 
 static const char *const required[PHASES] = {
     [PHASE_PREPARE] = "data: { source = \"p.csv\"; sentence_encoder = \"minilm\"; };",
