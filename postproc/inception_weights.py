@@ -13,13 +13,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from command_line import RunError, run_tool
+
 PUBLISHED = "6726825d"  # the beginning of its SHA-256, as its name says
 DIVISORS = (1, 2, 4, 8, 16)  # narrower networks of the same graph are for tests
 NORM = ("weight", "bias", "running_mean", "running_var")
-
-
-class Refused(Exception):
-    """Says what is wrong and what would be right."""
 
 
 Conv = tuple[str, int, int, int, int]  # name, channels in and out, kernel height and width
@@ -116,7 +114,7 @@ def check(tensors: dict, path: Path) -> int:
     kinds = ((missing, "missing"), (wrong, "of another shape"), (unknown, "that the network does not have"))
     findings = [f"{len(names)} {what} ({few(names)})" for names, what in kinds if names]
     if findings:
-        raise Refused(f"{path} is not pytorch-fid's InceptionV3: {'; '.join(findings)}")
+        raise RunError(f"{path} is not pytorch-fid's InceptionV3: {'; '.join(findings)}")
     return divisor
 
 
@@ -128,9 +126,9 @@ def read_pickle(path: Path) -> dict:
     except OSError:
         raise
     except Exception as fault:  # of whatever kind the file makes torch raise
-        raise Refused(f"{path} is not a file of weights alone: {str(fault).splitlines()[0]}") from fault
+        raise RunError(f"{path} is not a file of weights alone: {str(fault).splitlines()[0]}") from fault
     if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()):
-        raise Refused(f"{path} is not a table of named tensors")
+        raise RunError(f"{path} is not a table of named tensors")
     return {name: tensor.float().contiguous() for name, tensor in state.items() if not is_left_out(name)}
 
 
@@ -139,7 +137,7 @@ def convert(path: Path, folder: Path) -> None:
         import torch  # noqa: F401
         from safetensors.torch import save
     except ImportError as fault:
-        raise Refused(f"PyTorch and safetensors are needed (pip install torch safetensors): {fault}") from fault
+        raise RunError(f"PyTorch and safetensors are needed (pip install torch safetensors): {fault}") from fault
     tensors = read_pickle(path)
     divisor = check(tensors, path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,13 +158,12 @@ def main() -> int:
     parser.add_argument("pickle", type=Path, metavar="FILE.pth")
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
-    try:
+
+    def work() -> None:
         convert(arguments.pickle, arguments.folder)
         print(f"{arguments.folder}: from {arguments.pickle}, {origin_of(arguments.pickle)}")
-    except (Refused, OSError) as fault:
-        print(f"inception_weights: {fault}", file=sys.stderr)
-        return 2
-    return 0
+
+    return run_tool("inception_weights", work)
 
 
 if __name__ == "__main__":

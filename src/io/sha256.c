@@ -40,6 +40,21 @@ void sha256_free(struct sha256 *hash)
     free(hash);
 }
 
+void sha256_bytes(const void *data, size_t bytes, char hex[SHA256_HEX_SIZE])
+{
+    struct sha256 *hash = sha256_new();
+    sha256_add(hash, data, bytes);
+    sha256_finish(hash, hex);
+}
+
+uint64_t sha256_number(const void *data, size_t bytes)
+{
+    char hex[SHA256_HEX_SIZE];
+    sha256_bytes(data, bytes, hex);
+    hex[16] = '\0';
+    return strtoull(hex, NULL, 16);
+}
+
 bool sha256_file(const char *path, char hex[SHA256_HEX_SIZE], struct fault *fault)
 {
     FILE *stream = fopen(path, "rb");

@@ -1,6 +1,11 @@
 #include "models/config_keys.h"
 
+#include "base/check.h"
+
+#include <stdlib.h>
 #include <string.h>
+
+enum { MAX_FILE_BYTES = 1 << 20 };
 
 static bool is_bool(struct json value, bool expected)
 {
@@ -43,7 +48,43 @@ static bool check_key(struct json value, const struct config_key *key, struct fa
            json_fault(value, fault, "this value is not supported, only \"%s\"", key->text);
 }
 
-bool config_keys_check(struct json object, const struct config_key *table, size_t count, struct fault *fault)
+static const struct config_key model_keys[] = {
+    {"add_cross_attention", CONFIG_FALSE, NULL},
+    {"is_decoder", CONFIG_FALSE, NULL},
+    {"is_encoder_decoder", CONFIG_FALSE, NULL},
+    {"pruned_heads", CONFIG_EMPTY, NULL},
+    {"architectures", CONFIG_IGNORED, NULL},
+    {"bos_token_id", CONFIG_IGNORED, NULL},
+    {"chunk_size_feed_forward", CONFIG_IGNORED, NULL},
+    {"dtype", CONFIG_IGNORED, NULL},
+    {"eos_token_id", CONFIG_IGNORED, NULL},
+    {"id2label", CONFIG_IGNORED, NULL},
+    {"initializer_range", CONFIG_IGNORED, NULL},
+    {"label2id", CONFIG_IGNORED, NULL},
+    {"output_attentions", CONFIG_IGNORED, NULL},
+    {"output_hidden_states", CONFIG_IGNORED, NULL},
+    {"pad_token_id", CONFIG_IGNORED, NULL},
+    {"problem_type", CONFIG_IGNORED, NULL},
+    {"return_dict", CONFIG_IGNORED, NULL},
+    {"tie_word_embeddings", CONFIG_IGNORED, NULL},
+    {"torch_dtype", CONFIG_IGNORED, NULL},
+    {"torchscript", CONFIG_IGNORED, NULL},
+    {"transformers_version", CONFIG_IGNORED, NULL},
+    {"use_cache", CONFIG_IGNORED, NULL},
+};
+
+const struct config_table config_model_keys = {model_keys, sizeof model_keys / sizeof *model_keys};
+
+static const struct config_key *find_key(const char *name, const struct config_table *tables, size_t count)
+{
+    for (size_t t = 0; t < count; t++)
+        for (size_t i = 0; i < tables[t].count; i++)
+            if (strcmp(tables[t].keys[i].key, name) == 0) return &tables[t].keys[i];
+    return NULL;
+}
+
+bool config_tables_check(struct json object, const struct config_table *tables, size_t count,
+                         struct fault *fault)
 {
     if (json_kind(object) != JSON_KIND_OBJECT)
         return json_fault(object, fault, "found %s, allowed an object", json_kind_name(json_kind(object)));
@@ -52,10 +93,22 @@ bool config_keys_check(struct json object, const struct config_key *table, size_
     struct json value;
     while (json_next(object, &iterator, &name, &value)) {
         if (name[0] == '_') continue;
-        size_t i = 0;
-        while (i < count && strcmp(table[i].key, name) != 0) i++;
-        if (i == count) return json_fault(value, fault, "unknown key");
-        if (!check_key(value, &table[i], fault)) return false;
+        const struct config_key *key = find_key(name, tables, count);
+        if (!key) return json_fault(value, fault, "unknown key");
+        if (!check_key(value, key, fault)) return false;
     }
     return true;
+}
+
+bool config_keys_check(struct json object, const struct config_key *table, size_t count, struct fault *fault)
+{
+    return config_tables_check(object, &(struct config_table){table, count}, 1, fault);
+}
+
+bool config_open(const char *folder, const char *name, struct json_document **document, struct fault *fault)
+{
+    char *path = check_format("%s/%s", folder, name);
+    bool ok = json_read(path, MAX_FILE_BYTES, document, fault);
+    free(path);
+    return ok;
 }

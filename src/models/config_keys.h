@@ -20,8 +20,25 @@ struct config_key {
     const char *text; /* of CONFIG_TEXT */
 };
 
-/* Every key of an object must be in the table and keep its rule; keys that begin with "_" are passed over.
- * Faults are EXIT_CODE_INPUT and say which key, what it may be. */
+/* Keys that belong together. */
+struct config_table {
+    const struct config_key *keys; /* [count] */
+    size_t count;
+};
+
+/* What the config.json of any model of transformers may have: keys of training, text generation,
+ * classification and how transformers runs the model are ignored, those of a decoder must be off. */
+extern const struct config_table config_model_keys;
+
+/* Every key of an object must be in one of the tables and keep its rule; keys that begin with "_" are passed
+ * over. Faults are EXIT_CODE_INPUT and say which key, what it may be. */
+bool config_tables_check(struct json object, const struct config_table *tables, size_t count,
+                         struct fault *fault);
+
+/* The same of one table. */
 bool config_keys_check(struct json object, const struct config_key *table, size_t count, struct fault *fault);
+
+/* Opens FOLDER/NAME of a published model, at most 1 MiB; free with json_free. EXIT_CODE_INPUT. */
+bool config_open(const char *folder, const char *name, struct json_document **document, struct fault *fault);
 
 #endif

@@ -1,21 +1,16 @@
 #include "models/pipeline_folder.h"
 
-#include "base/check.h"
-#include "io/json.h"
+#include "models/config_keys.h"
 
-#include <stdlib.h>
 #include <string.h>
 
-enum { MAX_BYTES = 1 << 20, LATENT_CHANNELS = 4, VAE_LEVELS = 4, VAE_MAX_LEVELS = 16 };
+enum { LATENT_CHANNELS = 4, VAE_LEVELS = 4, VAE_MAX_LEVELS = 16 };
 
 /* FOLDER/NAME, whose root is an object. */
 static bool open_object(const char *folder, const char *name, struct json_document **document,
                         struct fault *fault)
 {
-    char *path = check_format("%s/%s", folder, name);
-    bool ok = json_read(path, MAX_BYTES, document, fault);
-    free(path);
-    if (!ok) return false;
+    if (!config_open(folder, name, document, fault)) return false;
     struct json root = json_root(*document);
     if (json_kind(root) == JSON_KIND_OBJECT) return true;
     json_fault(root, fault, "found %s, allowed an object", json_kind_name(json_kind(root)));

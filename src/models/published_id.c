@@ -2,8 +2,8 @@
 
 #include "base/check.h"
 #include "io/safetensors.h"
+#include "models/weights.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,11 +15,8 @@ static bool add_tensor(struct sha256 *hash, const struct safetensors *file,
     sha256_add(hash, &rank, sizeof rank);
     sha256_add(hash, info->shape, (size_t)rank * sizeof *info->shape);
     float *values = check_malloc((size_t)info->elements * sizeof *values);
-    bool ok = safetensors_read(file, info->name, info->rank, info->shape, values, fault);
-    for (int64_t i = 0; ok && i < info->elements; i++)
-        if (!isfinite(values[i]))
-            ok = fault_raise(fault, EXIT_CODE_INPUT, "%s: %s: element %lld is not finite",
-                             safetensors_path(file), info->name, (long long)i);
+    bool ok = safetensors_read(file, info->name, info->rank, info->shape, values, fault) &&
+              weights_check_finite(safetensors_path(file), info->name, info->elements, values, fault);
     if (ok) sha256_add(hash, values, (size_t)info->elements * sizeof *values);
     free(values);
     return ok;
@@ -58,9 +55,7 @@ bool published_text_id(const char weights_id[SHA256_HEX_SIZE], const char *token
     }
     char *text = check_format("clip_text weights %s\nclip tokenizer vocabulary %s merges %s\n", weights_id,
                               hex[0], hex[1]);
-    struct sha256 *hash = sha256_new();
-    sha256_add(hash, text, strlen(text));
-    sha256_finish(hash, id);
+    sha256_bytes(text, strlen(text), id);
     free(text);
     return true;
 }

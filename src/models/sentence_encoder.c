@@ -11,7 +11,6 @@
 #include <string.h>
 
 enum {
-    JSON_MAX_BYTES = 1 << 20,
     PATH_SIZE = 4096,
     LEAST_WIDTH = 16, // tokens of the narrowest batch
 };
@@ -39,9 +38,8 @@ static bool read_json(const char *folder, const char *name, struct folder *out,
                       bool (*read)(struct json root, struct folder *out, struct fault *fault),
                       struct fault *fault)
 {
-    char path[PATH_SIZE];
     struct json_document *document;
-    if (!join(path, folder, name, fault) || !json_read(path, JSON_MAX_BYTES, &document, fault)) return false;
+    if (!config_open(folder, name, &document, fault)) return false;
     bool done = read(json_root(document), out, fault);
     json_free(document);
     return done;
@@ -182,9 +180,7 @@ static bool identify(struct sentence_encoder *encoder, const struct folder *fold
         char *text = check_format("%s weights %s heads %lld epsilon %.17g\n%spooling mean normalize %d\n",
                                   folder->model.model, weights_hash, (long long)folder->model.heads,
                                   folder->model.epsilon, tokenizer, i == 1 && encoder->normalize);
-        struct sha256 *hash = sha256_new();
-        sha256_add(hash, text, strlen(text));
-        sha256_finish(hash, ids[i]);
+        sha256_bytes(text, strlen(text), ids[i]);
         free(text);
     }
     free(tokenizer);

@@ -22,34 +22,12 @@ static const struct config_key common_keys[] = {
     {"max_position_embeddings", CONFIG_READ, NULL},
     {"layer_norm_eps", CONFIG_READ, NULL},
     {"hidden_act", CONFIG_TEXT, "gelu"},
-    {"add_cross_attention", CONFIG_FALSE, NULL},
-    {"is_decoder", CONFIG_FALSE, NULL},
-    {"is_encoder_decoder", CONFIG_FALSE, NULL},
-    {"pruned_heads", CONFIG_EMPTY, NULL},
-    // training, text generation, classification, and how transformers runs the model
-    {"architectures", CONFIG_IGNORED, NULL},
+    // training and classification
     {"attention_probs_dropout_prob", CONFIG_IGNORED, NULL},
-    {"bos_token_id", CONFIG_IGNORED, NULL},
-    {"chunk_size_feed_forward", CONFIG_IGNORED, NULL},
     {"classifier_dropout", CONFIG_IGNORED, NULL},
-    {"dtype", CONFIG_IGNORED, NULL},
-    {"eos_token_id", CONFIG_IGNORED, NULL},
     {"gradient_checkpointing", CONFIG_IGNORED, NULL},
     {"hidden_dropout_prob", CONFIG_IGNORED, NULL},
-    {"id2label", CONFIG_IGNORED, NULL},
-    {"initializer_range", CONFIG_IGNORED, NULL},
-    {"label2id", CONFIG_IGNORED, NULL},
-    {"output_attentions", CONFIG_IGNORED, NULL},
-    {"output_hidden_states", CONFIG_IGNORED, NULL},
     {"output_past", CONFIG_IGNORED, NULL},
-    {"pad_token_id", CONFIG_IGNORED, NULL},
-    {"problem_type", CONFIG_IGNORED, NULL},
-    {"return_dict", CONFIG_IGNORED, NULL},
-    {"tie_word_embeddings", CONFIG_IGNORED, NULL},
-    {"torch_dtype", CONFIG_IGNORED, NULL},
-    {"torchscript", CONFIG_IGNORED, NULL},
-    {"transformers_version", CONFIG_IGNORED, NULL},
-    {"use_cache", CONFIG_IGNORED, NULL},
 };
 
 static bool read_size(struct json root, const char *key, int64_t most, int64_t *out, struct fault *fault)
@@ -61,14 +39,10 @@ static bool read_size(struct json root, const char *key, int64_t most, int64_t *
 bool token_encoder_config_read(struct token_encoder_config *config, struct json root,
                                const struct config_key *keys, size_t count, struct fault *fault)
 {
-    enum { COMMON = sizeof common_keys / sizeof *common_keys };
-    struct config_key all[COMMON + TOKEN_ENCODER_MAX_KEYS];
-    CHECK(count <= TOKEN_ENCODER_MAX_KEYS, "%zu keys of a configuration, at most %d", count,
-          TOKEN_ENCODER_MAX_KEYS);
-    memcpy(all, common_keys, sizeof common_keys);
-    memcpy(all + COMMON, keys, count * sizeof *keys);
+    const struct config_table tables[] = {
+        {keys, count}, {common_keys, sizeof common_keys / sizeof *common_keys}, config_model_keys};
     struct json value;
-    if (!config_keys_check(root, all, COMMON + count, fault) ||
+    if (!config_tables_check(root, tables, sizeof tables / sizeof *tables, fault) ||
         !read_size(root, "vocab_size", 1 << 20, &config->vocabulary, fault) ||
         !read_size(root, "hidden_size", 1 << 14, &config->channels, fault) ||
         !read_size(root, "num_hidden_layers", 256, &config->layers, fault) ||

@@ -34,11 +34,8 @@ struct token_encoder_config {
     double epsilon;  /* layer_norm_eps */
 };
 
-enum { TOKEN_ENCODER_MAX_KEYS = 16 };
-
-/* Fills in what both have, of the root of a config.json; `keys` are those of one of them (at most
- * TOKEN_ENCODER_MAX_KEYS). What transformers knows and this does not (another activation, a decoder) is
- * refused by name; so are unknown keys. */
+/* Fills in what both have, of the root of a config.json; `keys` are those of one of them. What transformers
+ * knows and this does not (another activation, a decoder) is refused by name; so are unknown keys. */
 bool token_encoder_config_read(struct token_encoder_config *config, struct json root,
                                const struct config_key *keys, size_t count, struct fault *fault);
 

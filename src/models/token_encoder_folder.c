@@ -1,14 +1,10 @@
 #include "models/token_encoder_folder.h"
 
-#include "base/check.h"
 #include "models/bert.h"
 #include "models/mpnet.h"
 #include "models/weights.h"
 
-#include <stdlib.h>
 #include <string.h>
-
-enum { CONFIG_MAX_BYTES = 1 << 20 };
 
 static const struct {
     const char *model_type;
@@ -28,12 +24,10 @@ static bool read_config(struct token_encoder_config *config, struct json root, s
 
 bool token_encoder_folder_config(const char *folder, struct token_encoder_config *config, struct fault *fault)
 {
-    struct json_document *document = NULL;
-    char *path = check_format("%s/config.json", folder);
-    bool ok = json_read(path, CONFIG_MAX_BYTES, &document, fault) &&
-              read_config(config, json_root(document), fault);
+    struct json_document *document;
+    if (!config_open(folder, "config.json", &document, fault)) return false;
+    bool ok = read_config(config, json_root(document), fault);
     json_free(document);
-    free(path);
     return ok;
 }
 

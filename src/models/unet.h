@@ -26,9 +26,12 @@ struct unet_config {
     bool flip_sin_to_cos;
     double freq_shift;
     int64_t downsample_padding;
-    int ff_entries;   /* width entries of a feed-forward; not in config.json: 32 */
+    int ff_entries;   /* width entries of a feed-forward; not in config.json */
     bool depth_gates; /* not in config.json: true */
 };
+
+/* ff_entries where no router says another number: METHOD section 2's. */
+enum { UNET_FF_ENTRIES = 32 };
 
 /* Reads a config.json text. A key that is not implemented is accepted at diffusers' default and refused by
  * name at any other value; keys that begin with "_" are ignored; unknown keys are refused. `name` is for

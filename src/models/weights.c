@@ -48,6 +48,16 @@ static float *parameter_buffer(const struct parameter_set *set)
     return check_malloc((size_t)most * sizeof(float));
 }
 
+bool weights_check_finite(const char *path, const char *name, int64_t count, const float *values,
+                          struct fault *fault)
+{
+    for (int64_t i = 0; i < count; i++)
+        if (!isfinite(values[i]))
+            return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s: element %lld is not finite", path, name,
+                               (long long)i);
+    return true;
+}
+
 // ---- a file, whatever its format
 
 /* Named arrays: a safetensors file, or the datasets of a group in an HDF5 file. */
@@ -109,11 +119,7 @@ static bool weight_read(const struct weight_file *file, const struct parameter *
         CHECK(dataset_path(path, file->group, name), "%s/%s: the name is too long", file->group, name);
         if (!h5_read_float(file->reader, path, 0, shape[0], out, fault)) return false;
     }
-    for (int64_t i = 0; i < part_elements(parameter, part); i++)
-        if (!isfinite(out[i]))
-            return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s: element %lld is not finite", file->path, name,
-                               (long long)i);
-    return true;
+    return weights_check_finite(file->path, name, part_elements(parameter, part), out, fault);
 }
 
 // ---- does a file fit a network
@@ -178,6 +184,7 @@ static bool check_part(const struct weight_file *file, const struct parameter *p
     return true;
 }
 
+/* To be called before anything of the file is read. */
 static bool check_file(const struct weight_file *file, const struct parameter_set *set,
                        const char *const *ignored, struct fault *fault)
 {
@@ -201,11 +208,10 @@ static bool check_file(const struct weight_file *file, const struct parameter_se
 
 // ---- reading
 
-/* Into the masters, or into `values` when not NULL. */
+/* A file that fits, into the masters, or into `values` when not NULL. */
 static bool read_all(const struct weight_file *file, struct parameter_set *set, float *const *values,
-                     const char *const *ignored, struct fault *fault)
+                     struct fault *fault)
 {
-    if (!check_file(file, set, ignored, fault)) return false;
     float *host = parameter_buffer(set);
     bool ok = true;
     for (int i = 0; ok && i < set->count; i++) {
@@ -234,7 +240,7 @@ static bool read_group(struct parameter_set *set, float *const *values, struct h
                                .count = (int)names.count,
                                .stored = (const char *const *)names.item,
                                .name = names.item};
-    bool ok = read_all(&file, set, values, NULL, fault);
+    bool ok = check_file(&file, set, NULL, fault) && read_all(&file, set, values, fault);
     h5_strings_free(&names);
     return ok;
 }
@@ -314,7 +320,7 @@ static bool load(struct parameter_set *set, const struct safetensors *safetensor
     bool ok = check_file(&file, set, names->ignored, fault);
     if (ok) {
         parameter_set_allocate(set, trainable);
-        ok = read_all(&file, set, NULL, names->ignored, fault);
+        ok = read_all(&file, set, NULL, fault);
     }
     forget_published(&file);
     return ok;

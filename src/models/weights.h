@@ -48,13 +48,17 @@ bool weights_copy_safetensors(const struct parameter_set *set, const struct safe
 bool weights_write_h5(const struct parameter_set *set, float *const *values, struct h5_writer *writer,
                       const char *group, bool half, struct fault *fault);
 
+/* Reads such a group back into values[parameter][elements] in the backend's memory. */
+bool weights_read_values_h5(const struct parameter_set *set, float *const *values, struct h5_reader *reader,
+                            const char *group, struct fault *fault);
+
 /* Writes the masters as a safetensors file of type F32, or of F16 where `half`. */
 bool weights_write_safetensors(const struct parameter_set *set, const char *path, bool half,
                                struct fault *fault);
 
-/* Reads such a group back into values[parameter][elements] in the backend's memory. */
-bool weights_read_values_h5(const struct parameter_set *set, float *const *values, struct h5_reader *reader,
-                            const char *group, struct fault *fault);
+/* Refuses (EXIT_CODE_INPUT) values[count] of the array `name` of a file that are not all finite. */
+bool weights_check_finite(const char *path, const char *name, int64_t count, const float *values,
+                          struct fault *fault);
 
 /* Shape of a part as files hold it (PyTorch): [rows, ...]; returns its rank. */
 int weights_file_shape(const struct parameter *parameter, int part, int64_t shape[TENSOR_MAX_RANK]);

@@ -311,9 +311,7 @@ char *wordpiece_describe(const struct wordpiece *tokenizer)
 {
     const struct wordpiece_options *options = &tokenizer->options;
     char hex[SHA256_HEX_SIZE];
-    struct sha256 *hash = sha256_new();
-    sha256_add(hash, tokenizer->vocabulary, tokenizer->bytes);
-    sha256_finish(hash, hex);
+    sha256_bytes(tokenizer->vocabulary, tokenizer->bytes, hex);
     char *text = check_format("wordpiece vocabulary %s lower_case %d strip_accents %d split_cjk %d\n", hex,
                               options->lower_case, options->strip_accents, options->split_cjk);
     for (int i = 0; i < tokenizer->special_count; i++) {

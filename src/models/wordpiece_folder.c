@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { CONFIG_MAX_BYTES = 1 << 20, MAX_SPECIAL = 256 };
+enum { MAX_SPECIAL = 256 };
 
 #define COUNT(table) (sizeof table / sizeof *table)
 
@@ -278,10 +278,9 @@ bool wordpiece_folder_open(const char *folder, struct wordpiece **tokenizer, int
 {
     struct reading reading;
     struct json_document *config = NULL;
-    char *config_path = check_format("%s/tokenizer_config.json", folder);
     char *json_path = check_format("%s/tokenizer.json", folder);
     char *text_path = check_format("%s/vocab.txt", folder);
-    bool ok = json_read(config_path, CONFIG_MAX_BYTES, &config, fault) &&
+    bool ok = config_open(folder, "tokenizer_config.json", &config, fault) &&
               read_config(json_root(config), &reading, fault) &&
               (access(json_path, F_OK) == 0 ? open_json(json_path, &reading, tokenizer, fault)
                                             : wordpiece_read(text_path, reading.options, tokenizer, fault));
@@ -289,6 +288,5 @@ bool wordpiece_folder_open(const char *folder, struct wordpiece **tokenizer, int
     json_free(config);
     free(text_path);
     free(json_path);
-    free(config_path);
     return ok;
 }

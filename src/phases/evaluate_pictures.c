@@ -369,9 +369,7 @@ static bool fill(struct pictures *pictures, const char *name, const char *what, 
 /* The numbers of the other split's items, as a hash. */
 static void hash_items(const struct pictures *pictures, char hex[SHA256_HEX_SIZE])
 {
-    struct sha256 *hash = sha256_new();
-    sha256_add(hash, pictures->others_item, (size_t)pictures->others_count * sizeof *pictures->others_item);
-    sha256_finish(hash, hex);
+    sha256_bytes(pictures->others_item, (size_t)pictures->others_count * sizeof *pictures->others_item, hex);
 }
 
 static bool find_generated(struct pictures *pictures, int set, struct fault *fault)

@@ -23,7 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_CONFIG_BYTES = 1 << 20, FF_ENTRIES = 32, USUAL_LATENTS = 64 };
+enum { MAX_CONFIG_BYTES = 1 << 20, USUAL_LATENTS = 64 };
 
 enum part { PART_UNET, PART_SCHEDULER, PART_VAE, PART_TEXT_ENCODER, PART_TOKENIZER, PARTS };
 static const char *const part_name[PARTS] = {"unet", "scheduler", "vae", "text_encoder", "tokenizer"};
@@ -65,7 +65,7 @@ static bool read_unet_config(struct importing *importing, struct fault *fault)
     char *path = check_format("%s/config.json", importing->folder[PART_UNET]);
     struct unet_config config;
     bool ok = text_file_read(path, MAX_CONFIG_BYTES, &importing->config_text, fault) &&
-              unet_config_parse(&config, importing->config_text, path, FF_ENTRIES, fault);
+              unet_config_parse(&config, importing->config_text, path, UNET_FF_ENTRIES, fault);
     if (ok) importing->unet = unet_new(importing->plan, &config, (struct unet_shape){0});
     free(path);
     return ok;

@@ -92,7 +92,7 @@ static bool open_inputs(struct pretraining *training, struct unet_config *config
 {
     const struct pretrain_cfg *cfg = training->cfg;
     return text_file_read(cfg->unet, MAX_CONFIG_BYTES, &training->config_text, fault) &&
-           unet_config_parse(config, training->config_text, cfg->unet, 32, fault) &&
+           unet_config_parse(config, training->config_text, cfg->unet, UNET_FF_ENTRIES, fault) &&
            lineage_open(cfg->data_file, FILE_DATA, &training->lineage, fault) &&
            dataset_open(cfg->data_file, "train", &training->dataset, fault) &&
            check_fit(training, config, fault);

@@ -96,7 +96,7 @@ static bool open_teacher(struct sampling *sampling, struct fault *fault)
     bool ok;
     if (cfg->model == SAMPLE_TEACHER) {
         ok = teacher_read(cfg->teacher_file, sampling->backend, sampling->dtype,
-                          (struct teacher_gates){32, true}, false, teacher, fault);
+                          (struct teacher_gates){UNET_FF_ENTRIES, true}, false, teacher, fault);
     } else {
         const struct unet_config *config = config_of(sampling);
         ok = teacher_load(cfg->teacher_file, sampling->backend, teacher_gates_of(config), teacher, fault) &&

@@ -47,13 +47,8 @@ int sample_picture_expert(const struct sample_pictures *pictures, int64_t pictur
 struct random_key sample_picture_noise(const struct sample_pictures *pictures, int64_t picture)
 {
     const char *text = text_of(pictures, picture);
-    char hex[SHA256_HEX_SIZE];
-    struct sha256 *hash = sha256_new();
-    sha256_add(hash, text, strlen(text));
-    sha256_finish(hash, hex);
-    hex[16] = '\0';
     return (struct random_key){(uint64_t)pictures->cfg->run.seed, RANDOM_SAMPLING,
-                               (uint64_t)index_of(pictures, picture), strtoull(hex, NULL, 16)};
+                               (uint64_t)index_of(pictures, picture), sha256_number(text, strlen(text))};
 }
 
 // ---- one picture

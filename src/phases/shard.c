@@ -205,12 +205,8 @@ static void choose_split(const struct shard_maker *maker, struct sample *sample,
     int count = wordpiece_encode(maker->encoder->tokenizer, caption, strlen(caption), tokens + 1, ids);
     sample->cut = count > tokens;
     int seen = sample->cut ? tokens - 1 : count - 1; // without [SEP]
-    char hex[SHA256_HEX_SIZE];
-    struct sha256 *hash = sha256_new();
-    sha256_add(hash, ids, (size_t)seen * sizeof *ids);
-    sha256_finish(hash, hex);
-    hex[16] = '\0';
-    struct random_key key = {(uint64_t)maker->cfg->run.seed, RANDOM_SPLIT, 0, strtoull(hex, NULL, 16)};
+    struct random_key key = {(uint64_t)maker->cfg->run.seed, RANDOM_SPLIT, 0,
+                             sha256_number(ids, (size_t)seen * sizeof *ids)};
     bool held_out = random_uniform(key, 0) < maker->cfg->validation_fraction;
     sample->split = held_out ? SPLIT_VALIDATION : SPLIT_TRAIN;
 }

@@ -1,14 +1,14 @@
 /* References of CLIP's image encoder. */
 #include "base/check.h"
-#include "io/text_file.h"
 #include "models/clip_vision.h"
+#include "models/config_keys.h"
 #include "models/weights.h"
 #include "phases/verify_models.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { CONFIG_MAX_BYTES = 1 << 20, MAX_BATCH = 1 << 16 };
+enum { MAX_BATCH = 1 << 16 };
 
 /* The network of a reference, and its inputs; owned. */
 struct vision_case {
@@ -31,11 +31,10 @@ static void case_clear(struct vision_case *c)
 static bool open_network(struct verification *verification, struct vision_case *c, struct fault *fault)
 {
     struct clip_vision_config config;
-    char *path = check_format("%s/config.json", verification->folder), *text = NULL;
-    bool ok = text_file_read(path, CONFIG_MAX_BYTES, &text, fault) &&
-              clip_vision_config_parse(&config, text, path, fault);
-    free(text);
-    free(path);
+    struct json_document *document;
+    if (!config_open(verification->folder, "config.json", &document, fault)) return false;
+    bool ok = clip_vision_config_read(&config, json_root(document), fault);
+    json_free(document);
     if (!ok) return false;
     parameter_set_init(&c->parameters, verification->backend);
     c->vision = clip_vision_new(&c->parameters, &config);

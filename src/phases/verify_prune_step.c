@@ -69,7 +69,8 @@ static bool read_unet(struct verification *verification, struct step_case *c, st
 {
     double ff_entries;
     struct unet_config config;
-    if (!verify_attribute(verification, "ff_entries", 32, 1, MAX_FF_ENTRIES, &ff_entries, fault) ||
+    if (!verify_attribute(verification, "ff_entries", UNET_FF_ENTRIES, 1, MAX_FF_ENTRIES, &ff_entries,
+                          fault) ||
         !unet_folder_config(verification->folder, (int)ff_entries, &config, fault))
         return false;
     c->unet = unet_new(verification->backend, &config, (struct unet_shape){0});

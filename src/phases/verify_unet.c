@@ -393,7 +393,8 @@ static bool read_case(struct verification *verification, struct unet_case *c, st
 {
     double ff_entries;
     bool depth_gates;
-    if (!verify_attribute(verification, "ff_entries", 32, 1, MAX_FF_ENTRIES, &ff_entries, fault) ||
+    if (!verify_attribute(verification, "ff_entries", UNET_FF_ENTRIES, 1, MAX_FF_ENTRIES, &ff_entries,
+                          fault) ||
         !has_depth_gates(verification, &depth_gates, fault) ||
         !unet_folder_config(verification->folder, (int)ff_entries, &c->config, fault))
         return false;

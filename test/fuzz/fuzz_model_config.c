@@ -2,6 +2,7 @@
 // that network a forward pass, both planned only.
 
 // words: src/models/unet_config.c src/models/token_encoder.c src/models/mpnet.c src/models/clip_vision.c
+// words: src/models/config_keys.c
 #include "base/check.h"
 #include "fuzz/harness.h"
 #include "io/json.h"

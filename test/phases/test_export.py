@@ -7,7 +7,6 @@ files of other runs and teachers, masks that empty a unit, a full disk.
 Usage: test_export.py APTP
 """
 import json
-import math
 import pathlib
 import shutil
 import sys
@@ -19,26 +18,9 @@ import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 from aptp_router import Router  # noqa: E402
 from chain import Chain, Checks  # noqa: E402
+from published import read_safetensors  # noqa: E402
 
-TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 DECK, INPUT, OUTPUT = 2, 3, 4  # exit codes
-
-
-def read_safetensors(path):
-    """As the format's description says: the header's length, the header, the arrays one behind the other."""
-    data = path.read_bytes()
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:end])
-    assert header.pop("__metadata__") == {"format": "pt"}
-    arrays, covered = {}, 0
-    for name, tensor in header.items():
-        first, last = tensor["data_offsets"]
-        assert first == covered, f"{path}: {name} begins at {first}, the one before ends at {covered}"
-        covered, dtype = last, np.dtype(TYPES[tensor["dtype"]])
-        assert last - first == math.prod(tensor["shape"]) * dtype.itemsize, f"{path}: {name} has {last - first} bytes"
-        arrays[name] = np.frombuffer(data[end + first : end + last], dtype).reshape(tensor["shape"])
-    assert end + covered == len(data), f"{path}: {len(data)} bytes, {end + covered} are told"
-    return arrays
 
 
 def stored_weights(path):

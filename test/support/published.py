@@ -1,14 +1,16 @@
 """Published models in small: folders as diffusers and transformers write them, with random weights, made with numpy alone.
 
     write_pipeline(folder, unet)   model_index.json, unet, scheduler, vae, text_encoder, tokenizer
-    write_safetensors(path, tensors, "F16"); write_sharded(folder, stem, tensors, parts)
+    write_safetensors(path, tensors, "F16"); write_sharded(folder, stem, tensors, parts); read_safetensors(path)
 """
 import json
+import math
 import pathlib
 import shutil
 
 import numpy
 
+TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}
 FIXTURES = pathlib.Path(__file__).resolve().parents[1] / "fixtures"
 
 SCHEDULER = {  # Stable Diffusion 1.5's
@@ -27,21 +29,29 @@ INDEX = {
 
 
 def read_safetensors(path):
+    """As the format's description says: the header's length, the header, the arrays one behind the other."""
     data = pathlib.Path(path).read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    header, rest = json.loads(data[8:8 + length]), data[8 + length:]
-    types = {"F32": "<f4", "F16": "<f2", "I64": "<i8"}
-    return {name: numpy.frombuffer(rest[slice(*entry["data_offsets"])], types[entry["dtype"]]).reshape(entry["shape"])
-            for name, entry in header.items() if name != "__metadata__"}
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    assert header.pop("__metadata__") == {"format": "pt"}
+    arrays, covered = {}, 0
+    for name, tensor in header.items():
+        first, last = tensor["data_offsets"]
+        assert first == covered, f"{path}: {name} begins at {first}, the one before ends at {covered}"
+        covered, dtype = last, numpy.dtype(TYPES[tensor["dtype"]])
+        assert last - first == math.prod(tensor["shape"]) * dtype.itemsize, f"{path}: {name} has {last - first} bytes"
+        arrays[name] = numpy.frombuffer(data[end + first:end + last], dtype).reshape(tensor["shape"])
+    assert end + covered == len(data), f"{path}: {len(data)} bytes, {end + covered} are told"
+    return arrays
 
 
 def encode(values, dtype):
     """Type and bytes of an array; numpy has no bfloat16: the upper halves of values that must be exact in it."""
-    if values.dtype.kind == "i":
-        return "I64", values.astype("<i8").tobytes()
-    if dtype == "BF16":
+    if dtype == "BF16" and values.dtype.kind == "f":
         return dtype, (numpy.ascontiguousarray(values, "<f4").view("<u4") >> 16).astype("<u2").tobytes()
-    return dtype, values.astype({"F32": "<f4", "F16": "<f2", "F64": "<f8"}[dtype]).tobytes()
+    if values.dtype.kind == "i":
+        dtype = "I64"
+    return dtype, values.astype(TYPES[dtype]).tobytes()
 
 
 def bfloat16(values):
