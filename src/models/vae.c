@@ -169,8 +169,7 @@ static void init_middle(struct vae_middle *middle, struct vae *vae, const char *
                 module_path("%s.to_out.0", attention.text).text);
 }
 
-/* conv_in, middle, conv_norm_out, conv_out: `outer` and `inner` channels at the two ends, `pass` in the
- * convolutions that lead in and out. */
+/* What lies around the blocks: `in` -> `first` channels by conv_in, the middle, `last` -> `out` by conv_out. */
 static void init_ends(struct vae_half *half, struct vae *vae, int64_t in, int64_t first, int64_t last,
                       int64_t out, const char *name)
 {
@@ -464,6 +463,13 @@ struct vae_tiling vae_tiling_usual(const struct vae_config *config)
     return (struct vae_tiling){tile, tile / 4};
 }
 
+/* As torch.clamp: NaN stays. */
+static float bounded(float log_variance)
+{
+    if (log_variance < LOG_VARIANCE_LEAST) return LOG_VARIANCE_LEAST;
+    return log_variance > LOG_VARIANCE_MOST ? LOG_VARIANCE_MOST : log_variance;
+}
+
 void vae_encode(struct tape *tape, const struct vae *vae, struct vae_tiling tiling, int64_t samples,
                 int64_t height, int64_t width, const float *pixels, float *mean, float *log_variance)
 {
@@ -477,8 +483,7 @@ void vae_encode(struct tape *tape, const struct vae *vae, struct vae_tiling tili
         for (int64_t c = 0; c < channels; c++) {
             const float *position = moments.values + 2 * channels * i;
             mean[channels * i + c] = position[c];
-            log_variance[channels * i + c] =
-                fminf(fmaxf(position[channels + c], LOG_VARIANCE_LEAST), LOG_VARIANCE_MOST);
+            log_variance[channels * i + c] = bounded(position[channels + c]);
         }
     free(moments.values);
 }
