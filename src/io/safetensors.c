@@ -292,8 +292,8 @@ static const char *part_path(const struct safetensors *whole, const struct tenso
     return whole->parts[entry->part].path;
 }
 
-/* Every tensor stands once in the parts and in the map. */
-static bool check_map(const struct safetensors *whole, struct json map, struct fault *fault)
+/* Every tensor of the parts stands in one of them, and in the map. */
+static bool check_parts(const struct safetensors *whole, struct json map, struct fault *fault)
 {
     struct json member;
     for (int i = 0; i < whole->count; i++) {
@@ -320,6 +320,7 @@ static bool read_map(struct safetensors *whole, const char *folder, struct json 
     for (void *iterator = NULL; json_next(map, &iterator, &name, &member);)
         if (!place_of(whole, folder, member, &place, fault)) return false;
     sort_by_name(whole);
+    if (!check_parts(whole, map, fault)) return false;
     for (void *iterator = NULL; json_next(map, &iterator, &name, &member);) {
         const struct tensor_entry *entry = find(whole, name);
         if (!place_of(whole, folder, member, &place, fault)) return false;
@@ -327,7 +328,7 @@ static bool read_map(struct safetensors *whole, const char *folder, struct json 
         if (entry->part != place)
             return json_fault(member, fault, "it stands in %s", part_path(whole, entry));
     }
-    return check_map(whole, map, fault);
+    return true;
 }
 
 static bool open_index(const char *folder, const char *path, struct safetensors **file, struct fault *fault)
