@@ -138,10 +138,10 @@ static void init_resnet(struct resnet_block *resnet, struct vae *vae, int64_t in
                         struct module_path name)
 {
     int64_t groups = vae->config.groups;
-    resnet_block_init(
-        resnet, &vae->parameters,
-        (struct resnet_size){.in = in, .out = out, .groups = groups, .kept_groups = groups, .epsilon = EPSILON},
-        name.text);
+    resnet_block_init(resnet, &vae->parameters,
+                      (struct resnet_size){
+                          .in = in, .out = out, .groups = groups, .kept_groups = groups, .epsilon = EPSILON},
+                      name.text);
 }
 
 static void init_block(struct vae_block *block, struct vae *vae, int64_t in, int64_t out, int resnets,
@@ -169,7 +169,8 @@ static void init_middle(struct vae_middle *middle, struct vae *vae, const char *
                 module_path("%s.to_out.0", attention.text).text);
 }
 
-/* What lies around the blocks: `in` -> `first` channels by conv_in, the middle, `last` -> `out` by conv_out. */
+/* What lies around the blocks: `in` -> `first` channels by conv_in, the middle, `last` -> `out` by conv_out.
+ */
 static void init_ends(struct vae_half *half, struct vae *vae, int64_t in, int64_t first, int64_t last,
                       int64_t out, const char *name)
 {
@@ -253,11 +254,11 @@ bool vae_open(struct backend *backend, const char *folder, struct vae **vae, str
     struct vae_config config;
     const struct weight_names names = {.renamed = renamed};
     char *path = check_format("%s/config.json", folder), *text = NULL;
-    bool ok = text_file_read(path, CONFIG_MAX_BYTES, &text, fault) &&
-              vae_config_parse(&config, text, path, fault);
+    bool ok =
+        text_file_read(path, CONFIG_MAX_BYTES, &text, fault) && vae_config_parse(&config, text, path, fault);
     *vae = ok ? vae_new(backend, &config) : NULL;
-    if (ok && !weights_load_folder(&(*vae)->parameters, folder, "diffusion_pytorch_model", &names, false,
-                                   fault)) {
+    if (ok &&
+        !weights_load_folder(&(*vae)->parameters, folder, "diffusion_pytorch_model", &names, false, fault)) {
         vae_delete(*vae);
         *vae = NULL;
     }
@@ -289,10 +290,10 @@ static struct tensor *attention_forward(struct tape *tape, const struct vae_midd
                                   .k_column = channels,
                                   .v_column = 2 * channels,
                                   .scale = 1 / sqrtf((float)channels)};
-    struct tensor *x = group_norm_forward(tape, &middle->norm, h, false);                      // [B, h, w, C]
-    x = instead_of(tape, x, linear_forward(tape, &middle->query_key_value, x, NULL));          // [.., 3 C]
-    x = instead_of(tape, x, op_attention(tape, attention, x, x, NULL, GATE_NONE));             // [.., C]
-    x = instead_of(tape, x, linear_forward(tape, &middle->attention_output, x, h));            // [.., C]
+    struct tensor *x = group_norm_forward(tape, &middle->norm, h, false);             // [B, h, w, C]
+    x = instead_of(tape, x, linear_forward(tape, &middle->query_key_value, x, NULL)); // [.., 3 C]
+    x = instead_of(tape, x, op_attention(tape, attention, x, x, NULL, GATE_NONE));    // [.., C]
+    x = instead_of(tape, x, linear_forward(tape, &middle->attention_output, x, h));   // [.., C]
     return instead_of(tape, h, x);
 }
 
@@ -336,9 +337,9 @@ struct tensor *vae_encode_forward(struct tape *tape, const struct vae *vae, stru
 struct tensor *vae_decode_forward(struct tape *tape, const struct vae *vae, struct tensor *latents)
 {
     const struct vae_half *decoder = &vae->decoder;
-    struct tensor *h = conv_forward(tape, &vae->post_quant_conv, latents, NULL);     // [B, h, w, L]
-    h = instead_of(tape, h, conv_forward(tape, &decoder->conv_in, h, NULL));         // [.., C]
-    h = middle_forward(tape, &decoder->middle, h);                                   // [.., C]
+    struct tensor *h = conv_forward(tape, &vae->post_quant_conv, latents, NULL); // [B, h, w, L]
+    h = instead_of(tape, h, conv_forward(tape, &decoder->conv_in, h, NULL));     // [.., C]
+    h = middle_forward(tape, &decoder->middle, h);                               // [.., C]
     for (int i = 0; i < vae->config.levels; i++) h = block_forward(tape, &decoder->block[i], true, h);
     return to_fp32(tape, out_forward(tape, decoder, h)); // [B, h factor, w factor, out]
 }
@@ -393,8 +394,7 @@ static void blend(struct map before, struct map tile, bool rows, int64_t overlap
                 float share = (float)(rows ? row : column) / (float)overlap;
                 const float *from = map_at(before, b, row + row_shift, column + column_shift);
                 float *to = map_at(tile, b, row, column);
-                for (int64_t c = 0; c < tile.channels; c++)
-                    to[c] = from[c] * (1 - share) + to[c] * share;
+                for (int64_t c = 0; c < tile.channels; c++) to[c] = from[c] * (1 - share) + to[c] * share;
             }
 }
 
@@ -427,8 +427,8 @@ static struct map compute_tile(struct tape *tape, const struct vae *vae, const s
     return tile;
 }
 
-/* Maps of height x width latents. A tile is blended with the one above, then with the one at its left, both of
- * them as blended themselves, and gives what the next tiles do not cover. */
+/* Maps of height x width latents. A tile is blended with the one above, then with the one at its left, both
+ * of them as blended themselves, and gives what the next tiles do not cover. */
 static void run_tiles(struct tape *tape, const struct vae *vae, const struct direction *direction,
                       struct vae_tiling tiling, int64_t height, int64_t width, struct map in, struct map out)
 {

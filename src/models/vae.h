@@ -3,9 +3,9 @@
  * Local to the calling rank.
  *
  * Memory of activations, beside the weights: Stable Diffusion's decoder takes at most 0.7 GB in fp32 for
- * 64 x 64 latents (512 x 512 pixels) a sample, its encoder 0.5 GB, and either grows with the area. In tiles it
- * is that of one tile, however large the picture; the tiles of two rows, as pictures or latents, are held in
- * host memory beside it. */
+ * 64 x 64 latents (512 x 512 pixels) a sample, its encoder 0.5 GB, and either grows with the area. In tiles
+ * it is that of one tile, however large the picture; the tiles of two rows, as pictures or latents, are held
+ * in host memory beside it. */
 #ifndef MODELS_VAE_H
 #define MODELS_VAE_H
 
@@ -20,10 +20,10 @@ struct vae_config {
     int64_t latent_channels;           /* L */
     int levels;                        /* each but the last halves the picture */
     int64_t channels[VAE_MAX_LEVELS];  /* block_out_channels, outside first */
-    int layers;                        /* layers_per_block: ResNets of a down block; an up block has one more */
-    int64_t groups;                    /* norm_num_groups */
-    int64_t sample_size;               /* pixels: the size of a tile in diffusers */
-    double scaling_factor;             /* a diffusion model's latents = scaling_factor x those here */
+    int layers;            /* layers_per_block: ResNets of a down block; an up block has one more */
+    int64_t groups;        /* norm_num_groups */
+    int64_t sample_size;   /* pixels: the size of a tile in diffusers */
+    double scaling_factor; /* a diffusion model's latents = scaling_factor x those here */
 };
 
 /* Reads a config.json text; what is missing has diffusers' default. Unknown keys, and other values of those
@@ -78,7 +78,8 @@ bool vae_open(struct backend *backend, const char *folder, struct vae **vae, str
  * the means, then the log-variances, not yet bounded */
 struct tensor *vae_encode_forward(struct tape *tape, const struct vae *vae, struct tensor *pixels);
 
-/* latents [B, h, w, L], as encoded (no scaling factor) -> pixels [B, h factor, w factor, out_channels] fp32 */
+/* latents [B, h, w, L], as encoded (no scaling factor) -> pixels [B, h factor, w factor, out_channels] fp32
+ */
 struct tensor *vae_decode_forward(struct tape *tape, const struct vae *vae, struct tensor *latents);
 
 /* Pictures of more than tile x tile latents are computed in such tiles, which begin every tile - overlap

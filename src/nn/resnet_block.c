@@ -35,14 +35,14 @@ static void run(struct tape *tape, const void *layer, struct tensor *const *in, 
     const struct resnet_block *block = layer;
     struct tensor *hidden = in[0], *skip = in[1], *temb = in[2], *gates = in[3];
 
-    struct tensor *x = skip ? op_concat(tape, hidden, skip) : hidden;           // [B, H, W, Cin]
-    struct tensor *normed = group_norm_forward(tape, &block->norm1, x, true);   // [B, H, W, Cin]
-    struct tensor *inner = conv_forward(tape, &block->conv1, normed, NULL);     // [B, H, W, Ch]
+    struct tensor *x = skip ? op_concat(tape, hidden, skip) : hidden;         // [B, H, W, Cin]
+    struct tensor *normed = group_norm_forward(tape, &block->norm1, x, true); // [B, H, W, Cin]
+    struct tensor *inner = conv_forward(tape, &block->conv1, normed, NULL);   // [B, H, W, Ch]
     tape_drop(tape, normed);
     struct tensor *shift = temb ? linear_forward(tape, &block->time_emb_proj, temb, NULL) : NULL; // [B, Ch]
-    struct tensor *h = op_group_norm(tape, inner, shift, block->norm2.weight, block->norm2.bias,
-                                     block->norm2.groups, block->norm2.epsilon, true,
-                                     gate_width(gates, block->place)); // [B, H, W, Ch]
+    struct tensor *h =
+        op_group_norm(tape, inner, shift, block->norm2.weight, block->norm2.bias, block->norm2.groups,
+                      block->norm2.epsilon, true, gate_width(gates, block->place)); // [B, H, W, Ch]
     tape_drop(tape, inner);
     struct tensor *residual = block->has_shortcut ? conv_forward(tape, &block->conv_shortcut, x, NULL) : x;
     struct tensor *y = conv_forward(tape, &block->conv2, h, residual); // [B, H, W, Cout]

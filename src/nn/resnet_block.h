@@ -41,7 +41,8 @@ void resnet_block_init(struct resnet_block *block, struct parameter_set *set, st
                        const char *name);
 
 /* hidden [B, H, W, C]; skip [B, H, W, Cs] is concatenated behind it, or NULL; temb [B, temb] is silu(time
- * embedding), NULL in a block without one; gates [B, entries] fp32 or NULL. A depth gate of 0 gives back `hidden`. */
+ * embedding), NULL in a block without one; gates [B, entries] fp32 or NULL. A depth gate of 0 gives back
+ * `hidden`. */
 struct tensor *resnet_block_forward(struct tape *tape, const struct resnet_block *block,
                                     struct tensor *hidden, struct tensor *skip, struct tensor *temb,
                                     struct tensor *gates);

@@ -326,7 +326,7 @@ static const struct shape shapes[] = {
     {2, 2, 64, 77, 0, true, true, 2},      {3, 5, 16, 16, 77, false, true, 2},
     {1, 4, 160, 33, 77, false, false, 1},  {2, 1, 64, 1, 77, false, true, 1},
     {2, 8, 24, 150, 1, false, false, 0},   {1, 1, 32, 1100, 0, false, false, 2},
-    {1, 2, 16, 130, 1500, false, true, 1},
+    {1, 2, 16, 130, 1500, false, true, 1}, {1, 1, 512, 90, 0, false, false, 0}, // as in a VAE: one wide head
 };
 
 static void attention_is_the_plain_loop(void **state)
