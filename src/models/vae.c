@@ -355,7 +355,7 @@ struct map {
 static struct map map_new(int64_t samples, int64_t height, int64_t width, int64_t channels)
 {
     struct map map = {samples, height, width, channels, NULL};
-    map.values = check_malloc((size_t)(samples * height * width * channels) * sizeof *map.values);
+    map.values = check_calloc((size_t)(samples * height * width * channels), sizeof *map.values);
     return map;
 }
 

@@ -2,7 +2,7 @@
  * a normal distribution of latents, 1/factor as high and wide, and latents back to pictures. Inference only.
  * Local to the calling rank.
  *
- * Memory of activations, beside the weights: Stable Diffusion's decoder takes at most 0.7 GB in fp32 for
+ * Memory of activations, beside the weights: Stable Diffusion's decoder takes at most 0.8 GB in fp32 for
  * 64 x 64 latents (512 x 512 pixels) a sample, its encoder 0.5 GB, and either grows with the area. In tiles
  * it is that of one tile, however large the picture; the tiles of two rows, as pictures or latents, are held
  * in host memory beside it. */
