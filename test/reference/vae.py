@@ -18,6 +18,8 @@ OLD_NAMES = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_o
 
 
 def gain_of(key):
+    if "conv_in." in key:
+        return 0.02  # variances so small that the norms' epsilon shows
     if ".to_q." in key or ".to_k." in key:
         return 1.5  # attention far from an average
     if "conv2." in key or ".to_out." in key:
@@ -37,7 +39,7 @@ def make(name, seed="", **config):
             if "norm" in key:  # as built these are ones and zeros, which would hide a wrong index
                 weight.copy_(noise * 0.3 + key.endswith("weight"))
             elif key.endswith("bias"):
-                weight.copy_(noise * 0.2)
+                weight.copy_(noise * 0.2 * min(gain_of(key), 1))
             else:
                 weight.copy_(noise * gain_of(key) / weight[0].numel() ** 0.5)
     vae.save_pretrained(fixture.FOLDER / name)
