@@ -110,14 +110,13 @@ static bool weight_read(const struct weight_file *file, const struct parameter *
                         float *out, struct fault *fault)
 {
     const char *name = file->stored[weight_find(file, parameter->part[part].name)];
-    int64_t shape[TENSOR_MAX_RANK];
-    int rank = weights_file_shape(parameter, part, shape);
     if (file->safetensors) {
-        if (!safetensors_read(file->safetensors, name, rank, shape, out, fault)) return false;
+        const struct safetensors_info *info = safetensors_find(file->safetensors, name);
+        if (!safetensors_read(file->safetensors, name, info->rank, info->shape, out, fault)) return false;
     } else {
         char path[NAME_SIZE];
         CHECK(dataset_path(path, file->group, name), "%s/%s: the name is too long", file->group, name);
-        if (!h5_read_float(file->reader, path, 0, shape[0], out, fault)) return false;
+        if (!h5_read_float(file->reader, path, 0, parameter->part[part].rows, out, fault)) return false;
     }
     return weights_check_finite(file->path, name, part_elements(parameter, part), out, fault);
 }
@@ -163,6 +162,16 @@ static bool is_listed(const char *name, const char *const *list)
     return false;
 }
 
+/* A matrix [out, in] may be stored as a 1x1 convolution [out, in, 1, 1], and the other way round: versions of
+ * one model differ in it, and the numbers lie the same. */
+static bool same_shape(const struct parameter *parameter, int allowed_rank,
+                       const int64_t allowed[TENSOR_MAX_RANK], int rank, const int64_t *shape)
+{
+    bool matrix = rank == 2 || (rank == 4 && shape[2] == 1 && shape[3] == 1);
+    if (matrix && parameter->value.rank == 2) rank = allowed_rank = 2;
+    return rank == allowed_rank && memcmp(shape, allowed, (size_t)rank * sizeof *shape) == 0;
+}
+
 static bool check_part(const struct weight_file *file, const struct parameter *parameter, int part,
                        struct findings *missing, struct findings *reshaped, struct fault *fault)
 {
@@ -175,8 +184,7 @@ static bool check_part(const struct weight_file *file, const struct parameter *p
     int64_t allowed[TENSOR_MAX_RANK], found[SAFETENSORS_MAX_RANK];
     int allowed_rank = weights_file_shape(parameter, part, allowed), found_rank = 0;
     if (!weight_shape(file, index, &found_rank, found, fault)) return false;
-    if (found_rank == allowed_rank && memcmp(found, allowed, (size_t)found_rank * sizeof *found) == 0)
-        return true;
+    if (same_shape(parameter, allowed_rank, allowed, found_rank, found)) return true;
     char text[NAME_SIZE + 2 * SHAPE_SIZE], found_text[SHAPE_SIZE], allowed_text[SHAPE_SIZE];
     snprintf(text, sizeof text, "%s is %s, allowed %s", name, shape_text(found_rank, found, found_text),
              shape_text(allowed_rank, allowed, allowed_text));

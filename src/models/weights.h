@@ -1,9 +1,10 @@
 /* Weights between a parameter_set and files: PyTorch names and layouts in both (DESIGN section 6).
  *
  * A file fits or it does not: before the first value moves, every part of the set must be there with its
- * shape, and nothing else may be. One fault (EXIT_CODE_INPUT) names what is missing, what is of another
- * shape, and what the network does not have. Values that are not finite are refused too. All functions are
- * local to the calling rank. */
+ * shape (a matrix [out, in] also as a 1x1 convolution [out, in, 1, 1], and the other way round), and nothing
+ * else may be. One fault (EXIT_CODE_INPUT) names what is missing, what is of another shape, and what the
+ * network does not have. Values that are not finite are refused too. All functions are local to the calling
+ * rank. */
 #ifndef MODELS_WEIGHTS_H
 #define MODELS_WEIGHTS_H
 

@@ -17,8 +17,9 @@ void resnet_block_init(struct resnet_block *block, struct parameter_set *set, st
     group_norm_init(&block->norm1, set, size.in, size.groups, size.epsilon,
                     module_path("%s.norm1", name).text);
     conv_init(&block->conv1, set, size.in, inner, 3, 1, 1, module_path("%s.conv1", name).text);
-    linear_init(&block->time_emb_proj, set, size.temb, inner, true,
-                module_path("%s.time_emb_proj", name).text);
+    if (size.temb)
+        linear_init(&block->time_emb_proj, set, size.temb, inner, true,
+                    module_path("%s.time_emb_proj", name).text);
     group_norm_init(&block->norm2, set, inner, size.kept_groups, size.epsilon,
                     module_path("%s.norm2", name).text);
     conv_init(&block->conv2, set, inner, size.out, 3, 1, 1, module_path("%s.conv2", name).text);
@@ -34,12 +35,15 @@ static void run(struct tape *tape, const void *layer, struct tensor *const *in, 
     const struct resnet_block *block = layer;
     struct tensor *hidden = in[0], *skip = in[1], *temb = in[2], *gates = in[3];
 
-    struct tensor *x = skip ? op_concat(tape, hidden, skip) : hidden;               // [B, H, W, Cin]
-    struct tensor *h = group_norm_forward(tape, &block->norm1, x, true);            // [B, H, W, Cin]
-    h = conv_forward(tape, &block->conv1, h, NULL);                                 // [B, H, W, Ch]
-    struct tensor *shift = linear_forward(tape, &block->time_emb_proj, temb, NULL); // [B, Ch]
-    h = op_group_norm(tape, h, shift, block->norm2.weight, block->norm2.bias, block->norm2.groups,
+    struct tensor *x = skip ? op_concat(tape, hidden, skip) : hidden;         // [B, H, W, Cin]
+    struct tensor *normed = group_norm_forward(tape, &block->norm1, x, true); // [B, H, W, Cin]
+    struct tensor *inner = conv_forward(tape, &block->conv1, normed, NULL);   // [B, H, W, Ch]
+    tape_drop(tape, normed);
+    struct tensor *shift = temb ? linear_forward(tape, &block->time_emb_proj, temb, NULL) : NULL; // [B, Ch]
+    struct tensor *h =
+        op_group_norm(tape, inner, shift, block->norm2.weight, block->norm2.bias, block->norm2.groups,
                       block->norm2.epsilon, true, gate_width(gates, block->place)); // [B, H, W, Ch]
+    tape_drop(tape, inner);
     struct tensor *residual = block->has_shortcut ? conv_forward(tape, &block->conv_shortcut, x, NULL) : x;
     struct tensor *y = conv_forward(tape, &block->conv2, h, residual); // [B, H, W, Cout]
     out[0] = op_depth_mix(tape, hidden, y, gate_depth(gates, block->place));

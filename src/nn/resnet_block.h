@@ -1,4 +1,4 @@
-/* diffusers' ResnetBlock2D with its gates (METHOD section 2). */
+/* diffusers' ResnetBlock2D with its gates (METHOD section 2), or without a time embedding, as in a VAE. */
 #ifndef NN_RESNET_BLOCK_H
 #define NN_RESNET_BLOCK_H
 
@@ -18,11 +18,12 @@ struct gate gate_depth(struct tensor *gates, struct gate_place place);
 
 /* x [B, H, W, Cin] -> [B, H, W, Cout]; inside, Ch = kept groups x group size channels.
  *   h = conv1(silu(norm1(x)));  h = gate . silu(norm2(h + time_emb_proj(silu(temb))));  y = shortcut(x) +
- * conv2(h) */
+ * conv2(h)
+ * Without a time embedding its term is absent. */
 struct resnet_block {
     struct group_norm norm1, norm2; /* [Cin], [Ch] */
     struct conv conv1, conv2;       /* 3x3: Cin -> Ch, Ch -> Cout */
-    struct linear time_emb_proj;    /* temb -> Ch */
+    struct linear time_emb_proj;    /* temb -> Ch, where there is one */
     struct conv conv_shortcut;      /* 1x1: Cin -> Cout, where has_shortcut */
     bool has_shortcut;
     struct gate_place place;
@@ -30,7 +31,7 @@ struct resnet_block {
 };
 
 struct resnet_size {
-    int64_t in, out, temb; /* channels */
+    int64_t in, out, temb; /* channels; temb 0: no time embedding */
     int64_t groups;        /* norm_num_groups of the unsliced network */
     int64_t kept_groups;   /* of norm2; = groups unless sliced */
     float epsilon;
@@ -40,7 +41,8 @@ void resnet_block_init(struct resnet_block *block, struct parameter_set *set, st
                        const char *name);
 
 /* hidden [B, H, W, C]; skip [B, H, W, Cs] is concatenated behind it, or NULL; temb [B, temb] is silu(time
- * embedding); gates [B, entries] fp32 or NULL. A depth gate of 0 gives back `hidden`. */
+ * embedding), NULL in a block without one; gates [B, entries] fp32 or NULL. A depth gate of 0 gives back
+ * `hidden`. */
 struct tensor *resnet_block_forward(struct tape *tape, const struct resnet_block *block,
                                     struct tensor *hidden, struct tensor *skip, struct tensor *temb,
                                     struct tensor *gates);

@@ -36,7 +36,7 @@ static const struct known_model known_models[] = {
     {"cmmd", verify_cmmd, false},
     {"ddim", verify_ddim, false},
     {"dpmpp", verify_dpmpp, false},
-    {.name = "vae"},
+    {"vae", verify_vae, true},
     {.name = "clip_text"},
     {"clip_vision", verify_clip_vision, true},
     {.name = "clip_bpe"},

@@ -36,6 +36,9 @@ bool verify_clip_vision(struct verification *verification, struct fault *fault);
 // verify_inception.c
 bool verify_inception(struct verification *verification, struct fault *fault);
 
+// verify_vae.c
+bool verify_vae(struct verification *verification, struct fault *fault);
+
 // verify_metrics.c
 bool verify_frechet(struct verification *verification, struct fault *fault);
 bool verify_cmmd(struct verification *verification, struct fault *fault);

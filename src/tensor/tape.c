@@ -114,6 +114,11 @@ static void release(struct tape *tape, struct tensor *tensor)
     tensor->data = NULL;
 }
 
+void tape_drop(struct tape *tape, struct tensor *tensor)
+{
+    if (tape->mode == TAPE_NO_GRADIENT) release(tape, tensor);
+}
+
 static void *staging(struct tape *tape, size_t bytes)
 {
     if (bytes > tape->staging_size) {

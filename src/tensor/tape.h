@@ -2,7 +2,8 @@
  *
  * Life of a step: tape_reset; inputs (tape_input, tape_tensor); ops (tensor/op.h); tape_backward. Tensors
  * belong to the tape and are never freed singly by the caller. Memory is given back early where that is safe:
- * - without gradients, at the end of a block (tape_block) everything but the block's outputs;
+ * - without gradients, at the end of a block (tape_block) everything but the block's outputs, and what
+ * tape_drop names;
  * - in the backward pass, an op's output, its gradient and what the op kept, as soon as the op is done: all
  * users of the output came later on the tape, so they are done already. */
 #ifndef TENSOR_TAPE_H
@@ -58,6 +59,10 @@ void tape_backward(struct tape *tape, int count, struct tensor *const *loss, con
  * several passes only the last one's are complete: call it for that one. */
 typedef void (*gradient_callback)(void *context, struct parameter *complete);
 void tape_on_gradient(struct tape *tape, gradient_callback callback, void *context);
+
+/* Says that no later op of the step uses a tensor of this tape, and that nobody reads it: without gradients
+ * its memory is given back at once; in the other modes nothing happens. */
+void tape_drop(struct tape *tape, struct tensor *tensor);
 
 /* A part of a network: makes out[] from in[] (an input may be NULL). It may use leaves (parameters, gates)
  * beside in[], but no other tensors of the step. */

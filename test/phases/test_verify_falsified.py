@@ -80,6 +80,10 @@ class Falsified(unittest.TestCase):
             ("bert_small", "outputs/embedding", 2e-4),
             ("sentence_encoder_small", "outputs/embedding", 2e-4),
             ("inception_narrow", "outputs/features", 2e-4),
+            ("vae_odd", "outputs/logvar", 2e-4),
+            ("vae_old", "outputs/decoded", 2e-4),
+            ("vae_odd_half", "outputs/tiled_mean", 2e-4),
+            ("vae_odd_half", "outputs/tiled_decoded", 2e-4),
             ("pndm", "outputs/samples", 2e-4),
             ("ddim", "outputs/samples", 2e-4),
             ("dpmpp_epsilon", "outputs/samples", 2e-4),
@@ -127,6 +131,7 @@ class Falsified(unittest.TestCase):
     def test_inputs_matter(self):
         """Every input takes part: without this a reference could be compared with something else."""
         for name, dataset in (("unet_odd", "inputs/text_states"), ("unet_odd", "inputs/latents"),
+                              ("vae_old", "inputs/image"), ("vae_old", "inputs/latent"),
                               ("prune_step_main", "inputs/gumbel_code"), ("prune_step_main", "inputs/eps"),
                               ("prune_step_warmup", "inputs/predictor_bias"), ("pndm", "inputs/sample"),
                               ("ddim", "inputs/model_output"), ("dpmpp", "inputs/sample"),
@@ -154,7 +159,7 @@ class Falsified(unittest.TestCase):
         bad = np.float32(np.nan)
         cases = [
             ("unet_sd1", attribute("model", "unett"), 'model "unett" is unknown'),
-            ("unet_sd1", attribute("model", "vae"), "model vae is not supported yet"),
+            ("unet_sd1", attribute("model", "resize"), "model resize is not supported yet"),
             ("unet_sd1", lambda file: file.attrs.__delitem__("model"), "model"),
             ("unet_sd1", lambda file: file.attrs.__delitem__("folder"), "folder"),
             ("unet_sd1", attribute("folder", "nowhere"), "nowhere/config.json"),
@@ -208,6 +213,13 @@ class Falsified(unittest.TestCase):
             ("mpnet_small", replace("inputs/attention_mask", np.zeros((3, 141), np.int64)), "hides all tokens"),
             ("mpnet_small", replace("inputs/input_ids", np.full((3, 141), 1 << 20)), "inputs/input_ids: element 0"),
             ("wordpiece_small", replace("outputs/input_ids", np.zeros((560, 41), np.int64)), "41 tokens a text"),
+            ("vae_old", replace("inputs/image", np.zeros((1, 1, 6, 9), np.float32)), "multiples of 2 up to 16384"),
+            ("vae_old", replace("inputs/latent", np.zeros((1, 4, 3, 4), np.float32)), "inputs/latent"),
+            ("vae_old", lambda file: file.create_dataset("outputs/tiled_mean", data=np.zeros((1, 5, 3, 5), "f4")),
+             "tile_sample_min_size"),
+            ("vae_odd", attribute("tile_sample_min_size", 18), "whole latents, of 4 pixels, are needed"),
+            ("vae_odd", attribute("tile_overlap_factor", 0.3), "an overlap of 0.3 of them"),
+            ("vae_odd", remove("outputs/tiled_logvar"), "outputs/tiled_logvar"),
             ("pndm", attribute("steps", 1000), "steps"),
             ("pndm", attribute("steps", 24), "inputs/model_output"),
             ("pndm", attribute("prediction_type", "sample"), "sample"),

@@ -15,6 +15,7 @@ import router
 import samplers
 import text
 import unet
+import vae
 
 LIMIT = 30_000_000  # bytes of all fixtures together; they live in the repository
 
@@ -24,7 +25,7 @@ def main():
     if not (fixture.FOLDER / "sd21").exists():
         here = fixture.Path(__file__).resolve().parent.parent / "fixtures" / "sd21"
         shutil.copytree(here, fixture.FOLDER / "sd21")
-    for module in (router, metrics, samplers, macs, unet, prune_step, text, clip, inception):
+    for module in (router, metrics, samplers, macs, unet, prune_step, text, clip, inception, vae):
         print(module.__name__)
         module.main()
     size = sum(path.stat().st_size for path in fixture.FOLDER.rglob("*") if path.is_file())

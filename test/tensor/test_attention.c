@@ -350,6 +350,7 @@ static const struct shape shapes[] = {
     {2, 8, 24, 150, 1, false, false, 0, 0},
     {1, 1, 32, 1100, 0, false, false, 2, 0},
     {1, 2, 16, 130, 1500, false, true, 1, 0},
+    {1, 1, 512, 90, 0, false, false, 0, 0}, // as in a VAE: one wide head
     // with a bias: alone, with masks, with a gate; several heads or a part of one head in a block
     {1, 1, 1, 1, 0, false, false, 0, 2},
     {3, 4, 8, 13, 0, false, true, 0, 2},

@@ -106,6 +106,33 @@ static void seeds_of_several_tensors(void **state)
     backend_close(backend);
 }
 
+/* Memory that is dropped comes back at once, but not while a gradient may need it. */
+static void dropped_memory_comes_back(void **state)
+{
+    (void)state;
+    struct backend *backend = backend_open(BACKEND_CPU);
+    struct tape *tape = tape_new(backend, DTYPE_F32);
+    float *x = numbers(B * C, 1), *seed = numbers(B * C, 5), expected[B * C];
+    for (int i = 0; i < B * C; i++) expected[i] = 6 * seed[i];
+    for (enum tape_mode mode = TAPE_NO_GRADIENT; mode <= TAPE_RECOMPUTE; mode++) {
+        tape_reset(tape, mode);
+        struct tensor *input = tape_input(tape, DTYPE_F32, 2, (int64_t[]){B, C}, x);
+        input->needs_grad = true;
+        struct tensor *middle = op_scale(tape, input, 2), *out = op_scale(tape, middle, 3);
+        size_t before = arena_in_use(tape_arena(tape));
+        tape_drop(tape, middle);
+        tape_drop(tape, middle); // no harm
+        assert_true((arena_in_use(tape_arena(tape)) < before) == (mode == TAPE_NO_GRADIENT));
+        if (mode == TAPE_NO_GRADIENT) continue;
+        tape_backward(tape, 1, &out, (const float *const[]){seed});
+        expect_equal(tape, input->grad, expected);
+    }
+    free(x);
+    free(seed);
+    tape_delete(tape);
+    backend_close(backend);
+}
+
 /* A table [C] is one entry: every row is it, and its gradient is the sum over rows. */
 static void table_of_one_entry(void **state)
 {
@@ -140,9 +167,8 @@ static void table_of_one_entry(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(tokens_in_fp32),
-        cmocka_unit_test(tokens_in_bf16),
-        cmocka_unit_test(seeds_of_several_tensors),
+        cmocka_unit_test(tokens_in_fp32),           cmocka_unit_test(tokens_in_bf16),
+        cmocka_unit_test(seeds_of_several_tensors), cmocka_unit_test(dropped_memory_comes_back),
         cmocka_unit_test(table_of_one_entry),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
