@@ -12,6 +12,7 @@
 
 struct h5_reader;
 struct h5_writer;
+struct sha256;
 
 /* Fills a set (allocated, not frozen) from the group `group` ("weights") of an HDF5 file. */
 bool weights_read_h5(struct parameter_set *set, struct h5_reader *reader, const char *group,
@@ -40,6 +41,9 @@ bool weights_write_h5(const struct parameter_set *set, float *const *values, str
 /* Reads such a group back into values[parameter][elements] in the backend's memory. */
 bool weights_read_values_h5(const struct parameter_set *set, float *const *values, struct h5_reader *reader,
                             const char *group, struct fault *fault);
+
+/* Adds the set's weights (not frozen), their names and shapes to a hash, whatever file they came from. */
+void weights_identify(const struct parameter_set *set, struct sha256 *hash);
 
 /* Shape of a part as files hold it (PyTorch): [rows, ...]; returns its rank. */
 int weights_file_shape(const struct parameter *parameter, int part, int64_t shape[TENSOR_MAX_RANK]);

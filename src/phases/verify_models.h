@@ -25,9 +25,14 @@ bool verify_gumbel_depth(struct verification *verification, struct fault *fault)
 bool verify_wordpiece(struct verification *verification, struct fault *fault);
 bool verify_bert(struct verification *verification, struct fault *fault);
 bool verify_sentence_encoder(struct verification *verification, struct fault *fault);
+bool verify_clip_bpe(struct verification *verification, struct fault *fault);
+bool verify_text_encoder(struct verification *verification, struct fault *fault);
 
 // verify_clip.c
 bool verify_clip_vision(struct verification *verification, struct fault *fault);
+
+// verify_clip_text.c
+bool verify_clip_text(struct verification *verification, struct fault *fault);
 
 // verify_metrics.c
 bool verify_frechet(struct verification *verification, struct fault *fault);
