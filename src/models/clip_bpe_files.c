@@ -52,6 +52,21 @@ static int32_t find_token(const struct reading *reading, const char *text)
     return found ? found->id : UNKNOWN_TOKEN;
 }
 
+/* One token of `count`; taken[count]: ids that others have. */
+static bool read_token(struct json value, const char *text, int64_t count, bool *taken, struct token *token,
+                       struct fault *fault)
+{
+    int64_t id;
+    if (!json_get_int64(value, 0, count - 1, &id, fault)) return false;
+    if (taken[id]) return json_fault(value, fault, "id %lld is another token's", (long long)id);
+    if (strlen(text) > CLIP_BPE_MAX_TOKEN)
+        return json_fault(value, fault, "a token of %zu bytes, at most %d allowed", strlen(text),
+                          CLIP_BPE_MAX_TOKEN);
+    taken[id] = true;
+    *token = (struct token){text, (int32_t)id};
+    return true;
+}
+
 /* All tokens of an object {text: id}; ids are 0..count-1. */
 static bool read_tokens(struct reading *reading, struct json vocabulary, struct fault *fault)
 {
@@ -66,16 +81,8 @@ static bool read_tokens(struct reading *reading, struct json vocabulary, struct 
     void *iterator = NULL;
     const char *text;
     struct json value;
-    for (size_t i = 0; ok && json_next(vocabulary, &iterator, &text, &value); i++) {
-        int64_t id = 0;
-        ok = json_get_int64(value, 0, (int64_t)count - 1, &id, fault);
-        if (ok && taken[id]) ok = json_fault(value, fault, "id %lld is another token's", (long long)id);
-        if (ok && strlen(text) > CLIP_BPE_MAX_TOKEN)
-            ok = json_fault(value, fault, "a token of %zu bytes, at most %d allowed", strlen(text),
-                            CLIP_BPE_MAX_TOKEN);
-        taken[id] = true;
-        reading->token[i] = (struct token){text, (int32_t)id};
-    }
+    for (size_t i = 0; ok && json_next(vocabulary, &iterator, &text, &value); i++)
+        ok = read_token(value, text, (int64_t)count, taken, &reading->token[i], fault);
     free(taken);
     if (ok) qsort(reading->token, count, sizeof *reading->token, compare_tokens);
     return ok;

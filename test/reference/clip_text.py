@@ -51,6 +51,8 @@ def write_tokenizers(texts):
     folder = fixture.FOLDER / SMALL / "tokenizer"
     clip_tokenizer.write_folder(folder, merges[:SMALL_MERGES], "!", SMALL_LENGTH)
     write_ids("clip_bpe_small", f"{SMALL}/tokenizer", folder, texts)
+    # The same as transformers 5 saves it: everything in tokenizer.json.
+    CLIPTokenizer.from_pretrained(folder).save_pretrained(fixture.FOLDER / SMALL / "tokenizer_saved")
 
 
 # ---- models
