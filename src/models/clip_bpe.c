@@ -203,8 +203,7 @@ void clip_bpe_compile(struct clip_bpe *tokenizer)
     for (int i = 0; i < 2; i++) {
         int error;
         PCRE2_SIZE place;
-        *code[i] = pcre2_compile((PCRE2_SPTR)text[i], PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &error,
-                                 &place, NULL);
+        *code[i] = pcre2_compile((PCRE2_SPTR)text[i], PCRE2_ZERO_TERMINATED, PCRE2_UTF, &error, &place, NULL);
         CHECK(*code[i], "pcre2: error %d at %zu of %s", error, place, text[i]);
     }
 }

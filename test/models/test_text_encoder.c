@@ -161,9 +161,10 @@ static void tokenizer_and_model_must_fit(void **state)
               "\"model_max_length\": 21");
     FAILS(text_encoder_open(&encoder, backend, MODEL, folder, options, &fault), EXIT_CODE_INPUT,
           "664 tokens, 21 a text, but vocab_size of");
-    copy_file(TOKENIZER, folder, "tokenizer_config.json", NULL, NULL);
+    copy_file(TOKENIZER, folder, "tokenizer_config.json", "\"model_max_length\": 20",
+              "\"model_max_length\": 11");
     FAILS(text_encoder_open(&encoder, backend, "test/fixtures/clip_text_quick", folder, options, &fault),
-          EXIT_CODE_INPUT, "is 53 and max_position_embeddings 11");
+          EXIT_CODE_INPUT, "664 tokens, 11 a text, but vocab_size of test/fixtures/clip_text_quick is 53");
     FAILS(text_encoder_open(&encoder, backend, "test/fixtures/none", folder, options, &fault),
           EXIT_CODE_INPUT, "test/fixtures/none/config.json");
     FAILS(text_encoder_open(&encoder, backend, MODEL, "test/fixtures/none", options, &fault), EXIT_CODE_INPUT,

@@ -79,6 +79,9 @@ class Falsified(unittest.TestCase):
             ("prune_step_main", "outputs/similarity", 2e-9),
             ("bert_small", "outputs/embedding", 2e-4),
             ("sentence_encoder_small", "outputs/embedding", 2e-4),
+            ("text_encoder_small", "outputs/last_hidden_state", 2e-4),
+            ("clip_text_quick", "outputs/last_hidden_state", 2e-4),
+            ("clip_text_projection", "outputs/text_embeds", 2e-4),
             ("pndm", "outputs/samples", 2e-4),
             ("ddim", "outputs/samples", 2e-4),
             ("dpmpp_epsilon", "outputs/samples", 2e-4),
@@ -113,6 +116,7 @@ class Falsified(unittest.TestCase):
 
     def test_one_integer_fails(self):
         for name, dataset in (("transport_b7_k3", "outputs/expert"), ("wordpiece_small", "outputs/input_ids"),
+                              ("clip_bpe_small", "outputs/input_ids"),
                               ("wordpiece_small", "outputs/length"), ("prune_step_main", "outputs/expert"),
                               ("pndm", "outputs/timesteps"), ("ddim", "outputs/timesteps"),
                               ("dpmpp", "outputs/timesteps")):
@@ -199,6 +203,11 @@ class Falsified(unittest.TestCase):
             ("prune_step_main", replace("inputs/codes", np.zeros((3, 495))), "inputs/codes"),
             ("bert_small", replace("inputs/input_ids", np.full((4, 13), 1 << 20)), "inputs/input_ids: element 0"),
             ("bert_small", replace("inputs/attention_mask", np.zeros((4, 13), np.int64)), "hides all tokens"),
+            ("clip_text_quick", replace("inputs/input_ids", np.full((4, 9), 53)), "inputs/input_ids: element 0"),
+            ("clip_text_quick", replace("inputs/input_ids", np.zeros((4, 12), np.int64)), "12 tokens, the model has 11 positions"),
+            ("clip_text_quick", remove("inputs/target"), "inputs/target"),
+            ("clip_bpe_small", replace("outputs/input_ids", np.zeros((2, 20), np.int64)), "outputs/input_ids"),
+            ("clip_bpe_small", attribute("folder", "nowhere"), "neither tokenizer.json nor both of vocab.json and merges.txt"),
             ("wordpiece_small", replace("outputs/input_ids", np.zeros((200, 41), np.int64)), "41 tokens a text"),
             ("pndm", attribute("steps", 1000), "steps"),
             ("pndm", attribute("steps", 24), "inputs/model_output"),
