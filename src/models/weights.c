@@ -317,6 +317,26 @@ bool weights_load_folder(struct parameter_set *set, const char *folder, const ch
     return ok;
 }
 
+// ---- identity
+
+void weights_identify(const struct parameter_set *set, struct sha256 *hash)
+{
+    float *values = parameter_buffer(set);
+    for (int i = 0; i < set->count; i++) {
+        const struct parameter *parameter = set->items[i];
+        for (int part = 0; part < parameter->part_count; part++) {
+            int64_t shape[TENSOR_MAX_RANK];
+            int rank = weights_file_shape(parameter, part, shape);
+            const char *name = parameter->part[part].name;
+            parameter_part_download(set, parameter, part, values);
+            sha256_add(hash, name, strlen(name) + 1);
+            sha256_add(hash, shape, (size_t)rank * sizeof *shape);
+            sha256_add(hash, values, (size_t)part_elements(parameter, part) * sizeof *values);
+        }
+    }
+    free(values);
+}
+
 // ---- writing
 
 bool weights_write_h5(const struct parameter_set *set, float *const *values, struct h5_writer *writer,
@@ -343,24 +363,4 @@ bool weights_write_h5(const struct parameter_set *set, float *const *values, str
     }
     free(host);
     return ok;
-}
-
-// ---- identity
-
-void weights_identify(const struct parameter_set *set, struct sha256 *hash)
-{
-    float *values = parameter_buffer(set);
-    for (int i = 0; i < set->count; i++) {
-        const struct parameter *parameter = set->items[i];
-        for (int part = 0; part < parameter->part_count; part++) {
-            int64_t shape[TENSOR_MAX_RANK];
-            int rank = weights_file_shape(parameter, part, shape);
-            const char *name = parameter->part[part].name;
-            parameter_part_download(set, parameter, part, values);
-            sha256_add(hash, name, strlen(name) + 1);
-            sha256_add(hash, shape, (size_t)rank * sizeof *shape);
-            sha256_add(hash, values, (size_t)part_elements(parameter, part) * sizeof *values);
-        }
-    }
-    free(values);
 }
