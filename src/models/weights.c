@@ -3,7 +3,6 @@
 #include "base/check.h"
 #include "io/hdf5_file.h"
 #include "io/safetensors.h"
-#include "io/sha256.h"
 #include "tensor/backend.h"
 
 #include <math.h>
@@ -315,26 +314,6 @@ bool weights_load_folder(struct parameter_set *set, const char *folder, const ch
     bool ok = load(set, file, names ? names : &same, trainable, fault);
     safetensors_close(file);
     return ok;
-}
-
-// ---- identity
-
-void weights_identify(const struct parameter_set *set, struct sha256 *hash)
-{
-    float *values = parameter_buffer(set);
-    for (int i = 0; i < set->count; i++) {
-        const struct parameter *parameter = set->items[i];
-        for (int part = 0; part < parameter->part_count; part++) {
-            int64_t shape[TENSOR_MAX_RANK];
-            int rank = weights_file_shape(parameter, part, shape);
-            const char *name = parameter->part[part].name;
-            parameter_part_download(set, parameter, part, values);
-            sha256_add(hash, name, strlen(name) + 1);
-            sha256_add(hash, shape, (size_t)rank * sizeof *shape);
-            sha256_add(hash, values, (size_t)part_elements(parameter, part) * sizeof *values);
-        }
-    }
-    free(values);
 }
 
 // ---- writing
