@@ -43,8 +43,8 @@ struct clip_bpe_files {
 };
 
 /* Makes a tokenizer. What is refused (EXIT_CODE_INPUT, by name): ids that are not 0..count-1, a vocabulary
- * without one of the 256 bytes (alone and with "</w>") or a special token, a merge of or into an unknown
- * token, two into the same one, added tokens that are not the special ones, unknown keys. Free with
+ * without one of the 256 bytes (alone and with "</w>") or a special token, no merges, one of or into an
+ * unknown token, two into the same one, added tokens that are not the special ones, unknown keys. Free with
  * clip_bpe_free. */
 bool clip_bpe_parse(const struct clip_bpe_files *files, struct clip_bpe **tokenizer, struct fault *fault);
 /* The same from the files of a folder. */

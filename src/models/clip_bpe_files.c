@@ -454,7 +454,9 @@ static bool read_merges(struct reading *reading, const struct json *array, struc
     free(list.made);
     made->merge = list.item;
     made->merges = list.count;
-    if (ok && list.count) qsort(list.item, (size_t)list.count, sizeof *list.item, clip_bpe_compare_merges);
+    if (ok && !list.count)
+        ok = fault_raise(fault, EXIT_CODE_INPUT, "%s: there are no merges", reading->files->name);
+    if (ok) qsort(list.item, (size_t)list.count, sizeof *list.item, clip_bpe_compare_merges);
     return ok;
 }
 

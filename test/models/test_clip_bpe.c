@@ -269,6 +269,8 @@ static void test_refusals(void **state)
     expect_refusal(SMALL, MERGES, "\nt h\n", "\nt h e\n", "allowed are two tokens with one blank between");
     expect_refusal(SMALL, MERGES, "\nt h\n", "\n\nt h\n", "line 3: allowed are two tokens");
     expect_refusal(SMALL, MERGES, "\nt h\n", "\nth\n", "allowed are two tokens");
+    expect_refusal(SAVED, TOKENIZER, "\"merges\": [", "\"merges\": [], \"_\": [",
+                   "folder: there are no merges");
     expect_refusal(SAVED, TOKENIZER, "\"BPE\"", "\"Unigram\"", "model.type");
     expect_refusal(SAVED, TOKENIZER, "\"end_of_word_suffix\": \"</w>\"", "\"end_of_word_suffix\": null",
                    "end_of_word_suffix");
