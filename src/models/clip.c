@@ -48,7 +48,7 @@ void clip_initialise(struct clip *clip, uint64_t seed)
     const struct clip_vision *vision = clip->vision;
     float logit_scale = logf(1 / 0.07f);
     parameters_initialise(&clip->parameters, seed);
-    fill_table(clip, vision->class_embedding, 1 / sqrt((double)vision->config.channels), seed);
+    fill_table(clip, vision->class_embedding, 1 / sqrt((double)vision->config.encoder.channels), seed);
     fill_table(clip, vision->position_embedding, 0.02, seed);
     parameter_part_upload(&clip->parameters, clip->logit_scale, 0, &logit_scale);
 }

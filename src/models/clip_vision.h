@@ -4,23 +4,16 @@
 #ifndef MODELS_CLIP_VISION_H
 #define MODELS_CLIP_VISION_H
 
-#include "base/fault.h"
-#include "io/json.h"
+#include "models/clip_encoder.h"
 #include "models/weights.h"
-#include "nn/layers.h"
 
 /* What config.json says, checked. */
 struct clip_vision_config {
-    int64_t image_size;         /* pixels a side */
-    int64_t patch_size;         /* at most image_size; what is left over at the right and below is not seen */
-    int64_t image_channels;     /* num_channels */
-    int64_t channels;           /* hidden_size, C */
-    int64_t inner;              /* intermediate_size, F */
-    int64_t layers;             /* num_hidden_layers */
-    int64_t heads;              /* num_attention_heads; they divide C */
-    int64_t projection;         /* projection_dim, P: width of the features */
-    enum activation activation; /* hidden_act: quick_gelu or gelu */
-    double epsilon;             /* layer_norm_eps */
+    int64_t image_size;     /* pixels a side */
+    int64_t patch_size;     /* at most image_size; what is left over at the right and below is not seen */
+    int64_t image_channels; /* num_channels */
+    int64_t projection;     /* projection_dim, P: width of the features */
+    struct clip_encoder_config encoder;
 };
 
 /* Reads the root of a config.json; what is missing has transformers' default. Unknown keys, and other values
@@ -30,24 +23,14 @@ bool clip_vision_config_read(struct clip_vision_config *config, struct json root
 bool clip_vision_config_parse(struct clip_vision_config *config, const char *text, const char *name,
                               struct fault *fault);
 
-/* x += attention(norm1(x));  x += fc2(activation(fc1(norm2(x)))) */
-struct clip_vision_layer {
-    struct layer_norm norm1, norm2;
-    struct linear query_key_value;  /* C -> 3C, with bias */
-    struct linear attention_output; /* C -> C */
-    struct linear fc1, fc2;         /* C -> F, F -> C */
-    int64_t heads, head_size;
-    enum activation activation;
-};
-
 struct clip_vision {
     struct clip_vision_config config;
     struct parameter *class_embedding;    /* [C] */
     struct parameter *patch_embedding;    /* [C, image_channels, patch, patch] */
     struct parameter *position_embedding; /* [1 + patches, C] */
     struct layer_norm pre_norm, post_norm;
-    struct clip_vision_layer *layer; /* [layers], owned */
-    struct linear projection;        /* C -> P, no bias */
+    struct clip_encoder encoder;
+    struct linear projection; /* C -> P, no bias */
 };
 
 /* Builds the layers and adds their parameters to `set` (which the caller owns and allocates) under PyTorch's

@@ -14,6 +14,7 @@
 struct h5_reader;
 struct h5_writer;
 struct safetensors;
+struct sha256;
 
 /* Fills a set (allocated, not frozen) from the group `group` ("weights") of an HDF5 file. */
 bool weights_read_h5(struct parameter_set *set, struct h5_reader *reader, const char *group,
@@ -60,6 +61,9 @@ bool weights_write_safetensors(const struct parameter_set *set, const char *path
 /* Refuses (EXIT_CODE_INPUT) values[count] of the array `name` of a file that are not all finite. */
 bool weights_check_finite(const char *path, const char *name, int64_t count, const float *values,
                           struct fault *fault);
+
+/* Adds the set's weights (not frozen), their names and shapes to a hash, whatever file they came from. */
+void weights_identify(const struct parameter_set *set, struct sha256 *hash);
 
 /* Shape of a part as files hold it (PyTorch): [rows, ...]; returns its rank. */
 int weights_file_shape(const struct parameter *parameter, int part, int64_t shape[TENSOR_MAX_RANK]);

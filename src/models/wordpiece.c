@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "io/sha256.h"
 #include "io/text_file.h"
+#include "models/lower_case.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -180,15 +181,6 @@ static char *clean(const char *text, size_t bytes, bool split_cjk, size_t *clean
     return cleaned;
 }
 
-/* Writes the lower case of a character, 1 or 2 characters; returns their number. U+0130 is the one character
- * whose lower case is two whatever stands around it; utf8proc knows the simple mapping only. */
-static int lower(int32_t character, int32_t *out)
-{
-    out[0] = utf8proc_tolower(character);
-    out[1] = 0x307; // combining dot above
-    return character == 0x130 ? 2 : 1;
-}
-
 /* text -> characters, normalised as the options say. The caller frees them. */
 static int32_t *normalise(const struct wordpiece *tokenizer, const char *text, size_t bytes, size_t *count)
 {
@@ -210,7 +202,7 @@ static int32_t *normalise(const struct wordpiece *tokenizer, const char *text, s
     for (utf8proc_ssize_t i = 0; i < size; i++) {
         if (options->strip_accents && utf8proc_category(decomposed[i]) == UTF8PROC_CATEGORY_MN) continue;
         if (options->lower_case)
-            length += (size_t)lower(decomposed[i], characters + length);
+            length += (size_t)lower_case(decomposed[i], characters + length);
         else
             characters[length++] = decomposed[i];
     }

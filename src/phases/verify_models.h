@@ -29,6 +29,8 @@ bool verify_wordpiece(struct verification *verification, struct fault *fault);
 /* bert and mpnet */
 bool verify_token_encoder(struct verification *verification, struct fault *fault);
 bool verify_sentence_encoder(struct verification *verification, struct fault *fault);
+bool verify_clip_bpe(struct verification *verification, struct fault *fault);
+bool verify_text_encoder(struct verification *verification, struct fault *fault);
 
 // verify_clip.c
 bool verify_clip_vision(struct verification *verification, struct fault *fault);
@@ -38,6 +40,9 @@ bool verify_inception(struct verification *verification, struct fault *fault);
 
 // verify_vae.c
 bool verify_vae(struct verification *verification, struct fault *fault);
+
+// verify_clip_text.c
+bool verify_clip_text(struct verification *verification, struct fault *fault);
 
 // verify_metrics.c
 bool verify_frechet(struct verification *verification, struct fault *fault);

@@ -1,7 +1,9 @@
-/* References of tokenizers and sentence encoders. */
+/* References of tokenizers, sentence encoders and Stable Diffusion's text encoder. */
 #include "base/check.h"
 #include "models/sentence_encoder.h"
 #include "models/token_encoder_folder.h"
+#include "models/text_encoder.h"
+#include "models/weights.h"
 #include "phases/verify_models.h"
 
 #include <stdlib.h>
@@ -107,24 +109,38 @@ static bool read_texts(struct verification *verification, struct h5_strings *tex
                            fault);
 }
 
-/* outputs/input_ids [N, T], padded to T, and outputs/length [N] where there is one. */
-static bool compare_ids(struct verification *verification, const struct sentence_encoder *encoder,
-                        const struct h5_strings *texts, struct fault *fault)
+/* ids[capacity] of a text, padded; returns how many are not padding. */
+typedef int encode_text(const void *tokenizer, const char *text, int capacity, int32_t *ids);
+
+static int encode_wordpiece(const void *tokenizer, const char *text, int capacity, int32_t *ids)
+{
+    return wordpiece_encode(tokenizer, text, strlen(text), capacity, ids);
+}
+
+static int encode_clip_bpe(const void *tokenizer, const char *text, int capacity, int32_t *ids)
+{
+    int length;
+    clip_bpe_encode(tokenizer, text, strlen(text), capacity, ids, &length);
+    return length;
+}
+
+/* outputs/input_ids [N, T], padded to T <= `most`, and outputs/length [N] where there is one. */
+static bool compare_ids(struct verification *verification, encode_text *encode, const void *tokenizer,
+                        int most, const struct h5_strings *texts, struct fault *fault)
 {
     int64_t N = texts->count, any[2] = {N, -1};
     struct h5_info info;
     if (!h5_expect(verification->reference, "outputs/input_ids", 2, any, &info, fault)) return false;
     int64_t T = info.shape[1];
-    if (T < 2 || T > encoder->tokens)
+    if (T < 2 || T > most)
         return fault_raise(fault, EXIT_CODE_INPUT,
                            "%s: outputs/input_ids has %lld tokens a text, 2 to %d allowed by its folder",
-                           h5_path(verification->reference), (long long)T, encoder->tokens);
+                           h5_path(verification->reference), (long long)T, most);
     int32_t *row = check_malloc((size_t)T * sizeof *row);
     int64_t *ids = check_malloc((size_t)(N * T) * sizeof *ids),
             *length = check_malloc((size_t)N * sizeof *length);
     for (int64_t i = 0; i < N; i++) {
-        const char *text = texts->item[i];
-        length[i] = wordpiece_encode(encoder->tokenizer, text, strlen(text), (int)T, row);
+        length[i] = encode(tokenizer, texts->item[i], (int)T, row);
         for (int64_t t = 0; t < T; t++) ids[i * T + t] = row[t];
     }
     bool ok = verify_integers(verification, "outputs/input_ids", 2, info.shape, ids, fault) &&
@@ -159,7 +175,7 @@ static bool verify_encoder(struct verification *verification, bool embeddings, s
     struct h5_strings texts = {0};
     bool ok = read_texts(verification, &texts, fault) &&
               sentence_encoder_open(&encoder, verification->backend, verification->folder, options, fault) &&
-              compare_ids(verification, &encoder, &texts, fault) &&
+              compare_ids(verification, encode_wordpiece, encoder.tokenizer, encoder.tokens, &texts, fault) &&
               (!embeddings || compare_embeddings(verification, &encoder, &texts, fault));
     sentence_encoder_close(&encoder);
     h5_strings_free(&texts);
@@ -174,4 +190,53 @@ bool verify_wordpiece(struct verification *verification, struct fault *fault)
 bool verify_sentence_encoder(struct verification *verification, struct fault *fault)
 {
     return verify_encoder(verification, true, fault);
+}
+
+// ---- Stable Diffusion's
+
+bool verify_clip_bpe(struct verification *verification, struct fault *fault)
+{
+    struct clip_bpe *tokenizer = NULL;
+    struct h5_strings texts = {0};
+    bool ok =
+        read_texts(verification, &texts, fault) && clip_bpe_read(verification->folder, &tokenizer, fault) &&
+        compare_ids(verification, encode_clip_bpe, tokenizer, clip_bpe_length(tokenizer), &texts, fault);
+    clip_bpe_free(tokenizer);
+    h5_strings_free(&texts);
+    return ok;
+}
+
+static bool compare_states(struct verification *verification, struct text_encoder *encoder,
+                           const struct h5_strings *texts, struct fault *fault)
+{
+    int64_t shape[3] = {texts->count, encoder->tokens, encoder->channels};
+    size_t tokens = (size_t)(shape[0] * shape[1]);
+    int32_t *ids = check_malloc(tokens * sizeof *ids);
+    float *states = check_malloc(tokens * (size_t)shape[2] * sizeof *states);
+    text_encoder_encode(encoder, texts->count, (const char *const *)texts->item, ids, states, NULL);
+    bool ok =
+        verify_floats(verification, QUANTITY_OUTPUT, "outputs/last_hidden_state", 3, shape, states, fault);
+    if (ok) verify_report_memory(verification, encoder->tape);
+    free(states);
+    free(ids);
+    return ok;
+}
+
+/* Both folders, text_encoder and tokenizer, lie in the reference's. */
+bool verify_text_encoder(struct verification *verification, struct fault *fault)
+{
+    struct text_encoder encoder = {0};
+    struct text_encoder_options options = {.batch = BATCH, .dtype = verification->dtype};
+    struct h5_strings texts = {0};
+    char *model = check_format("%s/text_encoder", verification->folder),
+         *tokenizer = check_format("%s/tokenizer", verification->folder);
+    bool ok = read_texts(verification, &texts, fault) &&
+              text_encoder_open(&encoder, verification->backend, model, tokenizer, options, fault) &&
+              compare_ids(verification, encode_clip_bpe, encoder.tokenizer, encoder.tokens, &texts, fault) &&
+              compare_states(verification, &encoder, &texts, fault);
+    text_encoder_close(&encoder);
+    h5_strings_free(&texts);
+    free(tokenizer);
+    free(model);
+    return ok;
 }

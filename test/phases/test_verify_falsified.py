@@ -84,6 +84,9 @@ class Falsified(unittest.TestCase):
             ("vae_old", "outputs/decoded", 2e-4),
             ("vae_odd_half", "outputs/tiled_mean", 2e-4),
             ("vae_odd_half", "outputs/tiled_decoded", 2e-4),
+            ("text_encoder_small", "outputs/last_hidden_state", 2e-4),
+            ("clip_text_quick", "outputs/last_hidden_state", 2e-4),
+            ("clip_text_projection", "outputs/text_embeds", 2e-4),
             ("pndm", "outputs/samples", 2e-4),
             ("ddim", "outputs/samples", 2e-4),
             ("dpmpp_epsilon", "outputs/samples", 2e-4),
@@ -118,6 +121,7 @@ class Falsified(unittest.TestCase):
 
     def test_one_integer_fails(self):
         for name, dataset in (("transport_b7_k3", "outputs/expert"), ("wordpiece_small", "outputs/input_ids"),
+                              ("clip_bpe_small", "outputs/input_ids"),
                               ("wordpiece_small", "outputs/length"), ("prune_step_main", "outputs/expert"),
                               ("pndm", "outputs/timesteps"), ("ddim", "outputs/timesteps"),
                               ("dpmpp", "outputs/timesteps")):
@@ -220,6 +224,11 @@ class Falsified(unittest.TestCase):
             ("vae_odd", attribute("tile_sample_min_size", 18), "whole latents, of 4 pixels, are needed"),
             ("vae_odd", attribute("tile_overlap_factor", 0.3), "an overlap of 0.3 of them"),
             ("vae_odd", remove("outputs/tiled_logvar"), "outputs/tiled_logvar"),
+            ("clip_text_quick", replace("inputs/input_ids", np.full((4, 9), 53)), "inputs/input_ids: element 0"),
+            ("clip_text_quick", replace("inputs/input_ids", np.zeros((4, 12), np.int64)), "12 tokens, the model has 11 positions"),
+            ("clip_text_quick", remove("inputs/target"), "inputs/target"),
+            ("clip_bpe_small", replace("outputs/input_ids", np.zeros((2, 20), np.int64)), "outputs/input_ids"),
+            ("clip_bpe_small", attribute("folder", "nowhere"), "neither tokenizer.json nor both of vocab.json and merges.txt"),
             ("pndm", attribute("steps", 1000), "steps"),
             ("pndm", attribute("steps", 24), "inputs/model_output"),
             ("pndm", attribute("prediction_type", "sample"), "sample"),

@@ -6,6 +6,7 @@ The same library versions give the same bytes; README.md names the versions.
 import shutil
 
 import clip
+import clip_text
 import fixture
 import inception
 import macs
@@ -25,7 +26,7 @@ def main():
     if not (fixture.FOLDER / "sd21").exists():
         here = fixture.Path(__file__).resolve().parent.parent / "fixtures" / "sd21"
         shutil.copytree(here, fixture.FOLDER / "sd21")
-    for module in (router, metrics, samplers, macs, unet, prune_step, text, clip, inception, vae):
+    for module in (router, metrics, samplers, macs, unet, prune_step, text, clip, inception, vae, clip_text):
         print(module.__name__)
         module.main()
     size = sum(path.stat().st_size for path in fixture.FOLDER.rglob("*") if path.is_file())

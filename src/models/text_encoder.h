@@ -1,0 +1,43 @@
+/* The text encoder of a published Stable Diffusion, tokenizer and model: text -> the token states that the
+ * UNet's cross-attention reads (METHOD section 2), as diffusers' pipelines make them. */
+#ifndef MODELS_TEXT_ENCODER_H
+#define MODELS_TEXT_ENCODER_H
+
+#include "io/sha256.h"
+#include "models/clip_bpe.h"
+#include "models/clip_text.h"
+
+struct text_encoder_options {
+    int batch;        /* texts a forward pass, at least 1 */
+    enum dtype dtype; /* of the computation */
+};
+
+struct text_encoder {
+    struct clip_bpe *tokenizer; /* owned, as are the next three */
+    struct parameter_set parameters;
+    struct clip_text *model;
+    struct tape *tape;
+    int batch;
+    int tokens;               /* T: the tokenizer's model_max_length, 77 */
+    int channels;             /* D */
+    char id[SHA256_HEX_SIZE]; /* SHA-256 of all that the states depend on, but for the precision: weights,
+                                 vocabulary, merges, special tokens, ... whatever files they were read from */
+};
+
+/* Reads the folders `text_encoder` (CLIPTextModel; a projection is not used) and `tokenizer` of a diffusers
+ * model and readies the encoder for inference. Close with text_encoder_close. Faults are EXIT_CODE_INPUT; so
+ * is a tokenizer with more tokens, or for longer texts, than the model. Local to the calling rank. */
+bool text_encoder_open(struct text_encoder *encoder, struct backend *backend, const char *model_folder,
+                       const char *tokenizer_folder, struct text_encoder_options options,
+                       struct fault *fault);
+void text_encoder_close(struct text_encoder *encoder); /* nothing, if zero or not opened */
+
+/* Encodes `count` texts (UTF-8):
+ *   ids[count, T]: their tokens, padded;
+ *   states[count, T, D]: the last hidden states of all T tokens: the padding's belong to it, no key is
+ * masked; cut[count]: tokens of each that did not fit and were cut off; or NULL. A text's result does not
+ * depend on the others: batches have a fixed size. */
+void text_encoder_encode(struct text_encoder *encoder, int64_t count, const char *const *text, int32_t *ids,
+                         float *states, int64_t *cut);
+
+#endif
