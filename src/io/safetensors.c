@@ -16,6 +16,8 @@
 enum {
     MAX_HEADER_BYTES = 100000000, // the format's own limit
     LENGTH_BYTES = 8,             // the file begins with the header's length, little-endian
+    MAX_INDEX_BYTES = 100000000,
+    MAX_PARTS = 1000,
 };
 
 static const struct {
@@ -26,16 +28,24 @@ static const struct {
     {"U64", 8}, {"U32", 4}, {"U16", 2}, {"U8", 1},   {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"BOOL", 1},
 };
 
-struct tensor_entry {
-    struct safetensors_info info;
-    int64_t begin, end; // bytes from the start of the data
-};
-
-struct safetensors {
+/* One file. */
+struct part {
     char *path; // owned
     int descriptor;
     int64_t data_begin; // bytes from the start of the file
     struct json_document *header;
+};
+
+struct tensor_entry {
+    struct safetensors_info info;
+    int64_t begin, end; // bytes from the start of the part's data
+    int part;
+};
+
+struct safetensors {
+    char *path;         // owned
+    struct part *parts; // [part_count] owned
+    int part_count;
     struct tensor_entry *entries; // by name
     int count;
 };
@@ -43,6 +53,11 @@ struct safetensors {
 const char *safetensors_path(const struct safetensors *file)
 {
     return file->path;
+}
+
+int safetensors_parts(const struct safetensors *file)
+{
+    return file->part_count;
 }
 
 int safetensors_count(const struct safetensors *file)
@@ -59,16 +74,19 @@ const struct safetensors_info *safetensors_info(const struct safetensors *file, 
 void safetensors_close(struct safetensors *file)
 {
     if (!file) return;
-    if (file->descriptor >= 0) close(file->descriptor);
-    json_free(file->header);
+    for (int i = 0; i < file->part_count; i++) {
+        close(file->parts[i].descriptor);
+        json_free(file->parts[i].header);
+        free(file->parts[i].path);
+    }
+    free(file->parts);
     free(file->entries);
     free(file->path);
     free(file);
 }
 
 // Reads exactly these bytes of the file.
-static bool read_bytes(const struct safetensors *file, int64_t offset, void *out, int64_t bytes,
-                       struct fault *fault)
+static bool read_bytes(const struct part *file, int64_t offset, void *out, int64_t bytes, struct fault *fault)
 {
     for (char *next = out; bytes > 0;) {
         ssize_t got = pread(file->descriptor, next, (size_t)bytes, (off_t)offset);
@@ -141,13 +159,15 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct tensor_entry *)a)->info.name, ((const struct tensor_entry *)b)->info.name);
 }
 
-// The tensors must lie one behind the other, from the first byte of the data to the last of the file.
-static bool check_coverage(struct safetensors *file, int64_t data_bytes, struct fault *fault)
+// The tensors of a part must lie one behind the other, from the first byte of its data to the last of the
+// file.
+static bool check_coverage(const struct part *file, struct tensor_entry *entries, int count,
+                           int64_t data_bytes, struct fault *fault)
 {
-    if (file->count > 0) qsort(file->entries, (size_t)file->count, sizeof *file->entries, by_place);
+    if (count > 0) qsort(entries, (size_t)count, sizeof *entries, by_place);
     int64_t covered = 0;
-    for (int i = 0; i < file->count; i++) {
-        const struct tensor_entry *entry = &file->entries[i];
+    for (int i = 0; i < count; i++) {
+        const struct tensor_entry *entry = &entries[i];
         if (entry->begin != covered) {
             return fault_raise(
                 fault, EXIT_CODE_INPUT, "%s: %.200s begins at byte %lld of the data, %s at byte %lld",
@@ -161,12 +181,13 @@ static bool check_coverage(struct safetensors *file, int64_t data_bytes, struct 
         return fault_raise(fault, EXIT_CODE_INPUT, "%s: tensors end at byte %lld of the data, which has %lld",
                            file->path, (long long)covered, (long long)data_bytes);
     }
-    if (file->count > 0) qsort(file->entries, (size_t)file->count, sizeof *file->entries, by_name);
     return true;
 }
 
-static bool read_header(struct safetensors *file, struct fault *fault)
+static bool read_part(struct safetensors *whole, struct fault *fault)
 {
+    int place = whole->part_count - 1;
+    struct part *file = &whole->parts[place];
     struct stat status;
     if (fstat(file->descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
         return fault_raise(fault, EXIT_CODE_INPUT, "%s: not a regular file", file->path);
@@ -193,29 +214,39 @@ static bool read_header(struct safetensors *file, struct fault *fault)
     if (json_kind(root) != JSON_KIND_OBJECT) return json_fault(root, fault, "the header is not an object");
     file->data_begin = LENGTH_BYTES + (int64_t)length;
     int64_t data_bytes = status.st_size - file->data_begin;
-    file->entries = check_calloc(json_size(root), sizeof *file->entries);
+    size_t most = (size_t)whole->count + json_size(root);
+    whole->entries = check_realloc(whole->entries, (most ? most : 1) * sizeof *whole->entries);
+    int first = whole->count;
     const char *name;
     for (void *iterator = NULL; json_next(root, &iterator, &name, &member);) {
         if (strcmp(name, "__metadata__") == 0) continue;
-        if (!read_entry(member, name, data_bytes, &file->entries[file->count++], fault)) return false;
+        if (!read_entry(member, name, data_bytes, &whole->entries[whole->count], fault)) return false;
+        whole->entries[whole->count++].part = place;
     }
-    return check_coverage(file, data_bytes, fault);
+    return check_coverage(file, whole->entries + first, whole->count - first, data_bytes, fault);
 }
 
-bool safetensors_open(const char *path, struct safetensors **file, struct fault *fault)
+/* Reads the header of one more part. */
+static bool add_part(struct safetensors *whole, const char *path, struct fault *fault)
 {
-    *file = NULL;
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    int descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (descriptor < 0) return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s", path, strerror(errno));
-    struct safetensors *opened = check_calloc(1, sizeof *opened);
-    opened->path = check_strdup(path);
-    opened->descriptor = descriptor;
-    if (!read_header(opened, fault)) {
-        safetensors_close(opened);
-        return false;
-    }
-    *file = opened;
-    return true;
+    whole->parts = check_realloc(whole->parts, (size_t)(whole->part_count + 1) * sizeof *whole->parts);
+    whole->parts[whole->part_count++] = (struct part){.path = check_strdup(path), .descriptor = descriptor};
+    return read_part(whole, fault);
+}
+
+static void sort_by_name(struct safetensors *file)
+{
+    if (file->count > 0) qsort(file->entries, (size_t)file->count, sizeof *file->entries, by_name);
+}
+
+/* Ends the opening: a file, or nothing at all after a fault. */
+static bool finish(struct safetensors *opened, bool good, struct safetensors **file)
+{
+    *file = good ? opened : NULL;
+    if (!good) safetensors_close(opened);
+    return good;
 }
 
 static const struct tensor_entry *find(const struct safetensors *file, const char *name)
@@ -223,6 +254,123 @@ static const struct tensor_entry *find(const struct safetensors *file, const cha
     struct tensor_entry key = {.info.name = name};
     return file->count ? bsearch(&key, file->entries, (size_t)file->count, sizeof key, by_name) : NULL;
 }
+
+bool safetensors_open(const char *path, struct safetensors **file, struct fault *fault)
+{
+    struct safetensors *opened = check_calloc(1, sizeof *opened);
+    opened->path = check_strdup(path);
+    bool good = add_part(opened, path, fault);
+    sort_by_name(opened);
+    return finish(opened, good, file);
+}
+
+// ---- folders
+
+/* Which part has a tensor, as the index says; adds the part when it is named for the first time. */
+static bool place_of(struct safetensors *whole, const char *folder, struct json member, int *place,
+                     struct fault *fault)
+{
+    const char *name;
+    if (!json_get_string(member, &name, fault)) return false;
+    if (!*name || *name == '.' || strchr(name, '/'))
+        return json_fault(member, fault, "found \"%.100s\", allowed is the name of a file in the folder",
+                          name);
+    char *path = check_format("%s/%s", folder, name);
+    *place = 0;
+    while (*place < whole->part_count && strcmp(whole->parts[*place].path, path) != 0) ++*place;
+    bool good = true;
+    if (*place == MAX_PARTS)
+        good = json_fault(member, fault, "more than %d files", MAX_PARTS);
+    else if (*place == whole->part_count)
+        good = add_part(whole, path, fault);
+    free(path);
+    return good;
+}
+
+static const char *part_path(const struct safetensors *whole, const struct tensor_entry *entry)
+{
+    return whole->parts[entry->part].path;
+}
+
+/* Every tensor of the parts stands in one of them, and in the map. */
+static bool check_parts(const struct safetensors *whole, struct json map, struct fault *fault)
+{
+    struct json member;
+    for (int i = 0; i < whole->count; i++) {
+        const struct tensor_entry *entry = &whole->entries[i];
+        const char *name = entry->info.name;
+        if (i > 0 && strcmp(entry[-1].info.name, name) == 0)
+            return json_fault(map, fault, "%.200s stands in %s and in %s", name, part_path(whole, entry - 1),
+                              part_path(whole, entry));
+        if (!json_member(map, name, &member))
+            return json_fault(map, fault, "%s holds %.200s, which is not named here", part_path(whole, entry),
+                              name);
+    }
+    return true;
+}
+
+/* weight_map: {tensor: file, ...} */
+static bool read_map(struct safetensors *whole, const char *folder, struct json map, struct fault *fault)
+{
+    struct json member;
+    const char *name;
+    int place;
+    if (json_kind(map) != JSON_KIND_OBJECT || json_size(map) == 0)
+        return json_fault(map, fault, "allowed is an object that names the file of each tensor");
+    for (void *iterator = NULL; json_next(map, &iterator, &name, &member);)
+        if (!place_of(whole, folder, member, &place, fault)) return false;
+    sort_by_name(whole);
+    if (!check_parts(whole, map, fault)) return false;
+    for (void *iterator = NULL; json_next(map, &iterator, &name, &member);) {
+        const struct tensor_entry *entry = find(whole, name);
+        if (!place_of(whole, folder, member, &place, fault)) return false;
+        if (!entry) return json_fault(member, fault, "%s does not hold it", whole->parts[place].path);
+        if (entry->part != place)
+            return json_fault(member, fault, "it stands in %s", part_path(whole, entry));
+    }
+    return true;
+}
+
+static bool open_index(const char *folder, const char *path, struct safetensors **file, struct fault *fault)
+{
+    struct json_document *document;
+    struct json map;
+    if (!json_read(path, MAX_INDEX_BYTES, &document, fault)) return false;
+    struct safetensors *opened = check_calloc(1, sizeof *opened);
+    opened->path = check_strdup(path);
+    bool good =
+        json_require(json_root(document), "weight_map", &map, fault) && read_map(opened, folder, map, fault);
+    json_free(document);
+    return finish(opened, good, file);
+}
+
+bool safetensors_open_folder(const char *folder, const char *stem, struct safetensors **file,
+                             struct fault *fault)
+{
+    static const struct {
+        const char *ending;
+        bool index;
+    } forms[] = {{".safetensors", false},
+                 {".safetensors.index.json", true},
+                 {".fp16.safetensors", false},
+                 {".safetensors.index.fp16.json", true}};
+    *file = NULL;
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        char *path = check_format("%s/%s%s", folder, stem, forms[i].ending);
+        bool there = access(path, F_OK) == 0;
+        bool good = there && (forms[i].index ? open_index(folder, path, file, fault)
+                                             : safetensors_open(path, file, fault));
+        free(path);
+        if (there) return good;
+    }
+    return fault_raise(
+        fault, EXIT_CODE_INPUT,
+        "%s: no weights here: allowed are %s.safetensors, %s.safetensors.index.json and the same of "
+        "variant fp16; a .bin or .ckpt file must be converted to safetensors first",
+        folder, stem, stem);
+}
+
+// ---- tensors
 
 const struct safetensors_info *safetensors_find(const struct safetensors *file, const char *name)
 {
@@ -251,15 +399,16 @@ bool safetensors_read(const struct safetensors *file, const char *name, int rank
         return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s: shape is [%s], expected [%s]", file->path, name,
                            found, expected);
     }
-    int64_t begin = file->data_begin + entry->begin, bytes = entry->end - entry->begin;
-    if (strcmp(info->type, "F32") == 0) return read_bytes(file, begin, out, bytes, fault);
+    const struct part *part = &file->parts[entry->part];
+    int64_t begin = part->data_begin + entry->begin, bytes = entry->end - entry->begin;
+    if (strcmp(info->type, "F32") == 0) return read_bytes(part, begin, out, bytes, fault);
     bool is_half = strcmp(info->type, "F16") == 0;
     if (!is_half && strcmp(info->type, "BF16") != 0) {
         return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s: type is %s, allowed are F32, F16 and BF16",
                            file->path, name, info->type);
     }
     uint16_t *raw = check_malloc((size_t)bytes);
-    bool good = read_bytes(file, begin, raw, bytes, fault);
+    bool good = read_bytes(part, begin, raw, bytes, fault);
     if (good) (is_half ? half_to_float : bfloat16_to_float)(raw, info->elements, out);
     free(raw);
     return good;

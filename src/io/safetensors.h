@@ -25,8 +25,18 @@ struct safetensors_info {
 
 /* Opens a file and checks its header; data are read when asked for. Close with safetensors_close. */
 bool safetensors_open(const char *path, struct safetensors **file, struct fault *fault);
-void safetensors_close(struct safetensors *file); /* NULL allowed */
-const char *safetensors_path(const struct safetensors *file);
+
+/* The weights of a published folder as one file, the first of these that is there:
+ *     STEM.safetensors
+ *     STEM.safetensors.index.json, whose `weight_map` names the part in the folder that has each tensor
+ *     STEM.fp16.safetensors, STEM.safetensors.index.fp16.json (variant fp16)
+ * STEM: "model" (transformers), "diffusion_pytorch_model" (diffusers). An index and its parts must hold the
+ * same tensors; a part is a plain name, of a file in the folder itself. */
+bool safetensors_open_folder(const char *folder, const char *stem, struct safetensors **file,
+                             struct fault *fault);
+void safetensors_close(struct safetensors *file);             /* NULL allowed */
+const char *safetensors_path(const struct safetensors *file); /* of the index, where there is one */
+int safetensors_parts(const struct safetensors *file);        /* 1, or as many as an index names */
 
 /* Tensors in the order of their names (strcmp). */
 int safetensors_count(const struct safetensors *file);

@@ -6,8 +6,9 @@
 #include <math.h>
 #include <stdlib.h>
 
-const char *const bert_unused_weights[] = {"embeddings.position_ids", "embeddings.token_type_ids",
-                                           "pooler.dense.weight", "pooler.dense.bias", NULL};
+const struct weight_names bert_names = {
+    .ignored = (const char *const[]){"embeddings.position_ids", "embeddings.token_type_ids",
+                                     "pooler.dense.weight", "pooler.dense.bias", NULL}};
 
 // ---- configuration
 

@@ -5,6 +5,7 @@
 
 #include "base/fault.h"
 #include "io/json.h"
+#include "models/weights.h"
 #include "nn/layers.h"
 
 /* What config.json says, checked. */
@@ -45,9 +46,9 @@ struct bert {
 struct bert *bert_new(struct backend *backend, const struct bert_config *config);
 void bert_delete(struct bert *bert); /* NULL allowed */
 
-/* Names that a published file may hold beside the parameters: the pooler, which sentence encoders do not use,
- * and a buffer. Ends with NULL; for weights_read_safetensors. */
-extern const char *const bert_unused_weights[];
+/* Names in a published file: beside the parameters the pooler, which sentence encoders do not use, and
+ * buffers. */
+extern const struct weight_names bert_names;
 
 /* ids [B, T] int32 below `vocabulary`, T <= positions; mask [B, T] fp32, 0 = padding, each sample with at
  * least one token -> last hidden state [B, T, C] */

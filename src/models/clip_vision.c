@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const clip_vision_unused_weights[] = {"vision_model.embeddings.position_ids", NULL};
+const struct weight_names clip_vision_names = {
+    .ignored = (const char *const[]){"vision_model.embeddings.position_ids", NULL}};
 
 // ---- configuration
 

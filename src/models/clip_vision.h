@@ -6,6 +6,7 @@
 
 #include "base/fault.h"
 #include "io/json.h"
+#include "models/weights.h"
 #include "nn/layers.h"
 
 /* What config.json says, checked. */
@@ -54,9 +55,8 @@ struct clip_vision {
 struct clip_vision *clip_vision_new(struct parameter_set *set, const struct clip_vision_config *config);
 void clip_vision_delete(struct clip_vision *vision); /* NULL allowed */
 
-/* Names that a published file may hold beside the parameters: a buffer. Ends with NULL; for
- * weights_read_safetensors. */
-extern const char *const clip_vision_unused_weights[];
+/* Names in a published file: a buffer beside the parameters. */
+extern const struct weight_names clip_vision_names;
 
 /* pixels [B, image_size, image_size, image_channels], normalised -> image_embeds [B, P] in the tape's dtype,
  * of any length */

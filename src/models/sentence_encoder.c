@@ -1,7 +1,6 @@
 #include "models/sentence_encoder.h"
 
 #include "base/check.h"
-#include "io/safetensors.h"
 #include "models/config_keys.h"
 #include "models/weights.h"
 
@@ -206,16 +205,13 @@ static bool open_tokenizer(struct sentence_encoder *encoder, const struct folder
 }
 
 static bool open_bert(struct sentence_encoder *encoder, struct backend *backend, const struct folder *folder,
-                      const char *path, enum dtype dtype, struct fault *fault)
+                      enum dtype dtype, struct fault *fault)
 {
-    struct safetensors *file;
-    if (!safetensors_open(path, &file, fault)) return false;
     encoder->bert = bert_new(backend, &folder->bert);
-    parameter_set_allocate(&encoder->bert->parameters, false);
-    bool done = weights_read_safetensors(&encoder->bert->parameters, file, bert_unused_weights, fault);
-    safetensors_close(file);
-    if (done) parameter_set_freeze(&encoder->bert->parameters, dtype, false);
-    return done;
+    struct parameter_set *set = &encoder->bert->parameters;
+    if (!weights_load_folder(set, folder->transformer, "model", &bert_names, false, fault)) return false;
+    parameter_set_freeze(set, dtype, false);
+    return true;
 }
 
 /* The hash of everything that makes z what it is, but for the precision and the most tokens. */
@@ -259,7 +255,7 @@ static bool open_encoder(struct sentence_encoder *encoder, struct backend *backe
     encoder->channels = (int)folder.bert.channels;
     encoder->normalize = options.normalize && folder.normalize;
     if (!open_tokenizer(encoder, &folder, vocabulary, fault) ||
-        !open_bert(encoder, backend, &folder, weights, options.dtype, fault) ||
+        !open_bert(encoder, backend, &folder, options.dtype, fault) ||
         !identify(encoder, &folder, weights, vocabulary, fault))
         return false;
     encoder->tape = tape_new(backend, options.dtype);

@@ -1,7 +1,6 @@
 #include "models/unet_folder.h"
 
 #include "base/check.h"
-#include "io/safetensors.h"
 #include "io/text_file.h"
 #include "models/weights.h"
 
@@ -21,15 +20,5 @@ bool unet_folder_config(const char *folder, int ff_entries, struct unet_config *
 
 bool unet_folder_load(const char *folder, struct unet *unet, bool trainable, struct fault *fault)
 {
-    char *path = check_format("%s/diffusion_pytorch_model.safetensors", folder);
-    struct safetensors *file = NULL;
-    struct parameter_set *set = &unet->parameters;
-    bool ok = safetensors_open(path, &file, fault) && weights_check_safetensors(set, file, NULL, fault);
-    if (ok) {
-        parameter_set_allocate(set, trainable);
-        ok = weights_read_safetensors(set, file, NULL, fault);
-    }
-    safetensors_close(file);
-    free(path);
-    return ok;
+    return weights_load_folder(&unet->parameters, folder, "diffusion_pytorch_model", NULL, trainable, fault);
 }

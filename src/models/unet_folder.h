@@ -1,5 +1,5 @@
 /* A published UNet: the folder `unet` of a diffusers model, with config.json and
- * diffusion_pytorch_model.safetensors. Local to the calling rank. */
+ * diffusion_pytorch_model.safetensors (or parts, or variant fp16). Local to the calling rank. */
 #ifndef MODELS_UNET_FOLDER_H
 #define MODELS_UNET_FOLDER_H
 

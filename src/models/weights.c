@@ -55,17 +55,16 @@ struct weight_file {
     const struct safetensors *safetensors; // borrowed; or NULL and
     struct h5_reader *reader;              // borrowed,
     const char *group;
-    struct h5_strings names; // owned
+    int count;
+    const char *const *stored; // [count] names in the file
+    char *const *name;         // [count] the network's names of them
 };
 
-static int weight_count(const struct weight_file *file)
+static int weight_find(const struct weight_file *file, const char *name)
 {
-    return file->safetensors ? safetensors_count(file->safetensors) : (int)file->names.count;
-}
-
-static const char *weight_name(const struct weight_file *file, int index)
-{
-    return file->safetensors ? safetensors_info(file->safetensors, index)->name : file->names.item[index];
+    for (int i = 0; i < file->count; i++)
+        if (strcmp(file->name[i], name) == 0) return i;
+    return -1;
 }
 
 static bool dataset_path(char path[NAME_SIZE], const char *group, const char *name)
@@ -74,9 +73,10 @@ static bool dataset_path(char path[NAME_SIZE], const char *group, const char *na
     return length >= 0 && length < NAME_SIZE;
 }
 
-static bool weight_shape(const struct weight_file *file, const char *name, int *rank,
+static bool weight_shape(const struct weight_file *file, int index, int *rank,
                          int64_t shape[SAFETENSORS_MAX_RANK], struct fault *fault)
 {
+    const char *name = file->stored[index];
     if (file->safetensors) {
         const struct safetensors_info *info = safetensors_find(file->safetensors, name);
         *rank = info->rank;
@@ -98,7 +98,7 @@ static bool weight_shape(const struct weight_file *file, const char *name, int *
 static bool weight_read(const struct weight_file *file, const struct parameter *parameter, int part,
                         float *out, struct fault *fault)
 {
-    const char *name = parameter->part[part].name;
+    const char *name = file->stored[weight_find(file, parameter->part[part].name)];
     int64_t shape[TENSOR_MAX_RANK];
     int rank = weights_file_shape(parameter, part, shape);
     if (file->safetensors) {
@@ -149,13 +149,6 @@ static const char *shape_text(int rank, const int64_t *shape, char text[SHAPE_SI
     return text;
 }
 
-static bool has_weight(const struct weight_file *file, const char *name)
-{
-    for (int i = 0; i < weight_count(file); i++)
-        if (strcmp(weight_name(file, i), name) == 0) return true;
-    return false;
-}
-
 static bool is_listed(const char *name, const char *const *list)
 {
     for (; list && *list; list++)
@@ -167,13 +160,14 @@ static bool check_part(const struct weight_file *file, const struct parameter *p
                        struct findings *missing, struct findings *reshaped, struct fault *fault)
 {
     const char *name = parameter->part[part].name;
-    if (!has_weight(file, name)) {
+    int index = weight_find(file, name);
+    if (index < 0) {
         findings_add(missing, name);
         return true;
     }
     int64_t allowed[TENSOR_MAX_RANK], found[SAFETENSORS_MAX_RANK];
     int allowed_rank = weights_file_shape(parameter, part, allowed), found_rank = 0;
-    if (!weight_shape(file, name, &found_rank, found, fault)) return false;
+    if (!weight_shape(file, index, &found_rank, found, fault)) return false;
     if (found_rank == allowed_rank && memcmp(found, allowed, (size_t)found_rank * sizeof *found) == 0)
         return true;
     char text[NAME_SIZE + 2 * SHAPE_SIZE], found_text[SHAPE_SIZE], allowed_text[SHAPE_SIZE];
@@ -186,17 +180,20 @@ static bool check_part(const struct weight_file *file, const struct parameter *p
 static bool check_file(const struct weight_file *file, const struct parameter_set *set,
                        const char *const *ignored, struct fault *fault)
 {
-    struct findings missing = {0}, reshaped = {0}, unknown = {0};
+    struct findings missing = {0}, reshaped = {0}, unknown = {0}, repeated = {0};
     for (int i = 0; i < set->count; i++)
         for (int part = 0; part < set->items[i]->part_count; part++)
             if (!check_part(file, set->items[i], part, &missing, &reshaped, fault)) return false;
-    for (int i = 0, part; i < weight_count(file); i++)
-        if (!parameter_find(set, weight_name(file, i), &part) && !is_listed(weight_name(file, i), ignored))
-            findings_add(&unknown, weight_name(file, i));
+    for (int i = 0, part; i < file->count; i++) {
+        if (weight_find(file, file->name[i]) != i) findings_add(&repeated, file->stored[i]);
+        if (!parameter_find(set, file->name[i], &part) && !is_listed(file->name[i], ignored))
+            findings_add(&unknown, file->stored[i]);
+    }
     char text[FAULT_TEXT_SIZE] = "";
     findings_print(&missing, "missing", text);
     findings_print(&reshaped, "of another shape", text);
     findings_print(&unknown, "that the network does not have", text);
+    findings_print(&repeated, "there under another name too", text);
     if (!*text) return true;
     return fault_raise(fault, EXIT_CODE_INPUT, "%s: weights do not fit the network: %s", file->path, text);
 }
@@ -228,10 +225,16 @@ static bool read_all(const struct weight_file *file, struct parameter_set *set, 
 static bool read_group(struct parameter_set *set, float *const *values, struct h5_reader *reader,
                        const char *group, struct fault *fault)
 {
-    struct weight_file file = {.path = h5_path(reader), .reader = reader, .group = group};
-    if (!h5_list(reader, group, false, &file.names, fault)) return false;
+    struct h5_strings names;
+    if (!h5_list(reader, group, false, &names, fault)) return false;
+    struct weight_file file = {.path = h5_path(reader),
+                               .reader = reader,
+                               .group = group,
+                               .count = (int)names.count,
+                               .stored = (const char *const *)names.item,
+                               .name = names.item};
     bool ok = read_all(&file, set, values, NULL, fault);
-    h5_strings_free(&file.names);
+    h5_strings_free(&names);
     return ok;
 }
 
@@ -248,18 +251,69 @@ bool weights_read_values_h5(const struct parameter_set *set, float *const *value
     return read_group(&borrowed, values, reader, group, fault);
 }
 
-bool weights_read_safetensors(struct parameter_set *set, const struct safetensors *file,
-                              const char *const *ignored, struct fault *fault)
+// ---- published folders
+
+static bool is_known(const struct parameter_set *set, const struct weight_names *names, const char *name)
 {
-    struct weight_file weights = {.path = safetensors_path(file), .safetensors = file};
-    return read_all(&weights, set, NULL, ignored, fault);
+    int part;
+    return parameter_find(set, name, &part) || is_listed(name, names->ignored);
 }
 
-bool weights_check_safetensors(const struct parameter_set *set, const struct safetensors *file,
-                               const char *const *ignored, struct fault *fault)
+/* The network's name of a stored one; the caller frees it. */
+static char *network_name(const struct parameter_set *set, const struct weight_names *names,
+                          const char *stored)
 {
-    struct weight_file weights = {.path = safetensors_path(file), .safetensors = file};
-    return check_file(&weights, set, ignored, fault);
+    char *name = check_strdup(stored);
+    for (const char *const(*pair)[2] = names->renamed; pair && (*pair)[0]; pair++) {
+        char *found = strstr(name, (*pair)[0]);
+        if (!found) continue;
+        char *renamed =
+            check_format("%.*s%s%s", (int)(found - name), name, (*pair)[1], found + strlen((*pair)[0]));
+        free(name);
+        name = renamed;
+    }
+    if (!names->optional_prefix || is_known(set, names, name)) return name;
+    char *prefixed = check_format("%s%s", names->optional_prefix, name);
+    bool known = is_known(set, names, prefixed);
+    free(known ? name : prefixed);
+    return known ? prefixed : name;
+}
+
+static bool load(struct parameter_set *set, const struct safetensors *safetensors,
+                 const struct weight_names *names, bool trainable, struct fault *fault)
+{
+    int count = safetensors_count(safetensors);
+    const char **stored = check_calloc((size_t)count + 1, sizeof *stored);
+    char **name = check_calloc((size_t)count + 1, sizeof *name);
+    for (int i = 0; i < count; i++) {
+        stored[i] = safetensors_info(safetensors, i)->name;
+        name[i] = network_name(set, names, stored[i]);
+    }
+    struct weight_file file = {.path = safetensors_path(safetensors),
+                               .safetensors = safetensors,
+                               .count = count,
+                               .stored = stored,
+                               .name = name};
+    bool ok = check_file(&file, set, names->ignored, fault);
+    if (ok) {
+        parameter_set_allocate(set, trainable);
+        ok = read_all(&file, set, NULL, names->ignored, fault);
+    }
+    for (int i = 0; i < count; i++) free(name[i]);
+    free(name);
+    free(stored);
+    return ok;
+}
+
+bool weights_load_folder(struct parameter_set *set, const char *folder, const char *stem,
+                         const struct weight_names *names, bool trainable, struct fault *fault)
+{
+    static const struct weight_names same = {0};
+    struct safetensors *file;
+    if (!safetensors_open_folder(folder, stem, &file, fault)) return false;
+    bool ok = load(set, file, names ? names : &same, trainable, fault);
+    safetensors_close(file);
+    return ok;
 }
 
 // ---- writing

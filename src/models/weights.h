@@ -12,20 +12,25 @@
 
 struct h5_reader;
 struct h5_writer;
-struct safetensors;
 
 /* Fills a set (allocated, not frozen) from the group `group` ("weights") of an HDF5 file. */
 bool weights_read_h5(struct parameter_set *set, struct h5_reader *reader, const char *group,
                      struct fault *fault);
 
-/* The same from a safetensors file. `ignored`: names that may be there beside (a buffer such as
- * position_ids), ends with NULL; may be NULL. */
-bool weights_read_safetensors(struct parameter_set *set, const struct safetensors *file,
-                              const char *const *ignored, struct fault *fault);
+/* How the names in a published file differ from the network's. */
+struct weight_names {
+    const char *const *ignored;  /* that may be there beside (buffers such as position_ids), ends with NULL;
+                                    or NULL */
+    const char *optional_prefix; /* "text_model.": names in files may lack it; or NULL */
+    const char *const (*renamed)[2]; /* {".query.", ".to_q."}: what older versions wrote, ours; ends with
+                                        {NULL, NULL}; or NULL */
+};
 
-/* The check alone; the set needs no memory yet. So a small file cannot ask for a huge network's memory. */
-bool weights_check_safetensors(const struct parameter_set *set, const struct safetensors *file,
-                               const char *const *ignored, struct fault *fault);
+/* Allocates a set and fills it from the safetensors of a published folder (safetensors_open_folder: `stem` is
+ * "model" or "diffusion_pytorch_model"). When they do not fit the network nothing has been allocated, so that
+ * a small file cannot ask for a huge network's memory. `names` may be NULL. */
+bool weights_load_folder(struct parameter_set *set, const char *folder, const char *stem,
+                         const struct weight_names *names, bool trainable, struct fault *fault);
 
 /* Writes a group of an HDF5 file: the masters, or `values[parameter][elements]` in the backend's memory when
  * not NULL (moments, averages: the same names and shapes). `half`: as IEEE half. */

@@ -1,6 +1,5 @@
 /* References of CLIP's image encoder. */
 #include "base/check.h"
-#include "io/safetensors.h"
 #include "io/text_file.h"
 #include "models/clip_vision.h"
 #include "models/weights.h"
@@ -28,28 +27,20 @@ static void case_clear(struct vision_case *c)
     free(c->target);
 }
 
-/* folder/config.json and folder/model.safetensors */
+/* folder/config.json and its weights */
 static bool open_network(struct verification *verification, struct vision_case *c, struct fault *fault)
 {
     struct clip_vision_config config;
-    struct safetensors *file = NULL;
-    char *config_path = check_format("%s/config.json", verification->folder), *text = NULL;
-    char *weights_path = check_format("%s/model.safetensors", verification->folder);
-    bool ok = text_file_read(config_path, CONFIG_MAX_BYTES, &text, fault) &&
-              clip_vision_config_parse(&config, text, config_path, fault) &&
-              safetensors_open(weights_path, &file, fault);
-    if (ok) {
-        parameter_set_init(&c->parameters, verification->backend);
-        c->vision = clip_vision_new(&c->parameters, &config);
-        ok = weights_check_safetensors(&c->parameters, file, clip_vision_unused_weights, fault);
-        if (ok) parameter_set_allocate(&c->parameters, true);
-        ok = ok && weights_read_safetensors(&c->parameters, file, clip_vision_unused_weights, fault);
-    }
-    safetensors_close(file);
+    char *path = check_format("%s/config.json", verification->folder), *text = NULL;
+    bool ok = text_file_read(path, CONFIG_MAX_BYTES, &text, fault) &&
+              clip_vision_config_parse(&config, text, path, fault);
     free(text);
-    free(weights_path);
-    free(config_path);
-    return ok;
+    free(path);
+    if (!ok) return false;
+    parameter_set_init(&c->parameters, verification->backend);
+    c->vision = clip_vision_new(&c->parameters, &config);
+    return weights_load_folder(&c->parameters, verification->folder, "model", &clip_vision_names, true,
+                               fault);
 }
 
 static bool read_inputs(struct verification *verification, struct vision_case *c, struct fault *fault)

@@ -1,6 +1,5 @@
 /* References of tokenizers and sentence encoders. */
 #include "base/check.h"
-#include "io/safetensors.h"
 #include "models/sentence_encoder.h"
 #include "models/weights.h"
 #include "phases/verify_models.h"
@@ -56,30 +55,22 @@ static bool read_tokens(struct verification *verification, const struct bert_con
     return ok;
 }
 
-/* folder/config.json and folder/model.safetensors */
+/* folder/config.json and its weights */
 static bool open_bert(struct verification *verification, struct bert **bert, struct fault *fault)
 {
     struct bert_config config;
     struct json_document *document = NULL;
-    struct safetensors *file = NULL;
-    char *config_path = check_format("%s/config.json", verification->folder);
-    char *weights_path = check_format("%s/model.safetensors", verification->folder);
-    bool ok = json_read(config_path, CONFIG_MAX_BYTES, &document, fault) &&
-              bert_config_read(&config, json_root(document), fault) &&
-              safetensors_open(weights_path, &file, fault);
-    if (ok) {
-        *bert = bert_new(verification->backend, &config);
-        struct parameter_set *set = &(*bert)->parameters;
-        ok = weights_check_safetensors(set, file, bert_unused_weights, fault);
-        if (ok) parameter_set_allocate(set, false);
-        ok = ok && weights_read_safetensors(set, file, bert_unused_weights, fault);
-        if (ok) parameter_set_freeze(set, verification->dtype, false);
-    }
+    char *path = check_format("%s/config.json", verification->folder);
+    bool ok = json_read(path, CONFIG_MAX_BYTES, &document, fault) &&
+              bert_config_read(&config, json_root(document), fault);
     json_free(document);
-    safetensors_close(file);
-    free(weights_path);
-    free(config_path);
-    return ok;
+    free(path);
+    if (!ok) return false;
+    *bert = bert_new(verification->backend, &config);
+    struct parameter_set *set = &(*bert)->parameters;
+    if (!weights_load_folder(set, verification->folder, "model", &bert_names, false, fault)) return false;
+    parameter_set_freeze(set, verification->dtype, false);
+    return true;
 }
 
 static bool run_bert(struct verification *verification, const struct bert *bert,

@@ -1,6 +1,8 @@
+#define _XOPEN_SOURCE 700 // symlink, mkfifo
 // safetensors: tensors of three types, and every way in which a file can lie.
 #include "base/check.h"
 #include "base/random.h"
+#include "io/half.h"
 #include "io/safetensors.h"
 #include "support/files.h"
 
@@ -11,6 +13,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -36,7 +40,7 @@ static int remove_folder(void **state)
 }
 
 // A file of that header, whose length may be told wrong, and `bytes` bytes of data 0, 1, 2, ...
-static void write_model(const char *header, uint64_t told, size_t bytes)
+static void write_file(const char *name, const char *header, uint64_t told, size_t bytes)
 {
     uint64_t length = strlen(header), field = told ? told : length;
     size_t size = 8 + length + bytes;
@@ -44,8 +48,13 @@ static void write_model(const char *header, uint64_t told, size_t bytes)
     memcpy(file, &field, 8);
     memcpy(file + 8, header, length);
     for (size_t i = 0; i < bytes; i++) file[8 + length + i] = (unsigned char)i;
-    file_write(path, file, size);
+    file_write(name, file, size);
     free(file);
+}
+
+static void write_model(const char *header, uint64_t told, size_t bytes)
+{
+    write_file(path, header, told, bytes);
 }
 
 static void tensors_are_read_as_float(void **state)
@@ -186,12 +195,120 @@ static void damage_never_crashes(void **state)
     assert_int_equal(damage.faults, 50);
 }
 
+// ---- folders
+
+static void write_part(const char *parts, const char *name, const char *header, size_t bytes)
+{
+    char *file = scratch_path(parts, name);
+    write_file(file, header, 0, bytes);
+    free(file);
+}
+
+static void write_index(const char *parts, const char *name, const char *text)
+{
+    char *file = scratch_path(parts, name);
+    file_write(file, text, strlen(text));
+    free(file);
+}
+
+#define PART_1 "{" TENSOR("a", "F32", "[2]", "[0, 8]") ", " TENSOR("c", "F16", "[1]", "[8, 10]") "}"
+#define PART_2 "{" TENSOR("b", "U8", "[3]", "[0, 3]") "}"
+#define MAP(text) "{\"metadata\": {\"total_size\": 13}, \"weight_map\": {" text "}}"
+
+static void parts_are_read_as_one_file(void **state)
+{
+    (void)state;
+    char *parts = scratch_make();
+    struct safetensors *model;
+    float out[2];
+    FAILS(safetensors_open_folder(parts, "model", &model, &fault), EXIT_CODE_INPUT, "no weights here");
+
+    // from the last to the first of the forms: each comes before those written so far
+    write_part(parts, "one", PART_1, 10);
+    write_part(parts, "two", PART_2, 3);
+    write_index(parts, "model.safetensors.index.fp16.json",
+                MAP("\"b\": \"two\", \"c\": \"one\", \"a\": \"one\""));
+    GOOD(safetensors_open_folder(parts, "model", &model, &fault));
+    assert_int_equal(safetensors_count(model), 3);
+    assert_int_equal(safetensors_parts(model), 2);
+    assert_string_equal(safetensors_info(model, 1)->name, "b");
+    assert_string_equal(safetensors_info(model, 1)->type, "U8");
+    GOOD(safetensors_read(model, "c", 1, (int64_t[]){1}, out, &fault)); // bytes 8 and 9 of the second part
+    uint16_t half = 0x0908;
+    float expected;
+    half_to_float(&half, 1, &expected);
+    assert_true(out[0] == expected);
+    assert_non_null(strstr(safetensors_path(model), "model.safetensors.index.fp16.json"));
+    safetensors_close(model);
+
+    static const struct {
+        const char *name, *header; // of a part, or an index
+        size_t bytes;
+        const char *path; // of what is opened
+    } forms[] = {
+        {"model.fp16.safetensors", PART_2, 3, "model.fp16.safetensors"},
+        {"model.safetensors.index.json", NULL, 0, "model.safetensors.index.json"},
+        {"model.safetensors", PART_2, 3, "model.safetensors"},
+    };
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        if (forms[i].header)
+            write_part(parts, forms[i].name, forms[i].header, forms[i].bytes);
+        else
+            write_index(parts, forms[i].name, MAP("\"b\": \"two\""));
+        GOOD(safetensors_open_folder(parts, "model", &model, &fault));
+        assert_non_null(strstr(safetensors_path(model), forms[i].path));
+        assert_int_equal(safetensors_count(model), 1);
+        safetensors_close(model);
+    }
+    scratch_remove(parts);
+}
+
+static void indexes_that_lie_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *index, *text;
+    } cases[] = {
+        {"{}", "`weight_map` is missing"},
+        {"{\"weight_map\": []}", "weight_map: allowed is an object"},
+        {"{\"weight_map\": {}}", "weight_map: allowed is an object"},
+        {"{\"weight_map\": {\"a\": 1}}", "weight_map.a: found an integer"},
+        {MAP("\"a\": \"/one\""), "found \"/one\", allowed is the name of a file in the folder"},
+        {MAP("\"a\": \"../one\""), "allowed is the name of a file in the folder"},
+        {MAP("\"a\": \"x/one\""), "allowed is the name of a file in the folder"},
+        {MAP("\"a\": \"..\""), "allowed is the name of a file in the folder"},
+        {MAP("\"a\": \"\""), "allowed is the name of a file in the folder"},
+        {MAP("\"a\": \"none\""), "No such file"},
+        {MAP("\"a\": \"loop\""), "symbolic links"},
+        {MAP("\"a\": \"pipe\""), "not a regular file"},
+        {MAP("\"a\": \"one\", \"c\": \"one\", \"d\": \"two\", \"b\": \"two\""), "weight_map.d: "},
+        {MAP("\"a\": \"one\", \"c\": \"two\", \"b\": \"two\""), "weight_map.c: it stands in "},
+        {MAP("\"a\": \"one\", \"b\": \"two\""), "holds c, which is not named here"},
+        {MAP("\"a\": \"one\", \"c\": \"one\", \"b\": \"three\""), "a stands in "},
+    };
+    char *parts = scratch_make(), *loop = scratch_path(parts, "loop"), *pipe = scratch_path(parts, "pipe");
+    struct safetensors *model;
+    write_part(parts, "one", PART_1, 10);
+    write_part(parts, "two", PART_2, 3);
+    write_part(parts, "three",
+               "{" TENSOR("a", "U8", "[1]", "[0, 1]") ", " TENSOR("b", "U8", "[2]", "[1, 3]") "}", 3);
+    assert_int_equal(symlink("loop", loop), 0);
+    assert_int_equal(mkfifo(pipe, 0600), 0);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_index(parts, "model.safetensors.index.json", cases[i].index);
+        FAILS(safetensors_open_folder(parts, "model", &model, &fault), EXIT_CODE_INPUT, cases[i].text);
+    }
+    free(loop);
+    free(pipe);
+    scratch_remove(parts);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(tensors_are_read_as_float),
-        cmocka_unit_test(files_that_lie_are_refused),
-        cmocka_unit_test(damage_never_crashes),
+        cmocka_unit_test(tensors_are_read_as_float),    cmocka_unit_test(files_that_lie_are_refused),
+        cmocka_unit_test(damage_never_crashes),         cmocka_unit_test(parts_are_read_as_one_file),
+        cmocka_unit_test(indexes_that_lie_are_refused),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -2,7 +2,6 @@
 #include "models/bert.h"
 
 #include "io/hdf5_file.h"
-#include "io/safetensors.h"
 #include "models/weights.h"
 
 #include <math.h>
@@ -30,7 +29,6 @@ static struct model open_model(void)
 {
     struct fault fault = {0};
     struct json_document *document = NULL;
-    struct safetensors *file = NULL;
     struct bert_config config;
     struct model model = {.backend = backend_open(BACKEND_CPU)};
     char path[256];
@@ -40,12 +38,8 @@ static struct model open_model(void)
         fail_msg("%s", fault.text);
     json_free(document);
     model.bert = bert_new(model.backend, &config);
-    parameter_set_allocate(&model.bert->parameters, false);
-    snprintf(path, sizeof path, "%s/model.safetensors", FOLDER);
-    if (!safetensors_open(path, &file, &fault) ||
-        !weights_read_safetensors(&model.bert->parameters, file, bert_unused_weights, &fault))
+    if (!weights_load_folder(&model.bert->parameters, FOLDER, "model", &bert_names, false, &fault))
         fail_msg("%s", fault.text);
-    safetensors_close(file);
     model.tape = tape_new(model.backend, DTYPE_F32);
     return model;
 }

@@ -3,7 +3,6 @@
 #include "models/clip_vision.h"
 
 #include "base/check.h"
-#include "io/safetensors.h"
 #include "models/weights.h"
 #include "support/faults.h"
 #include "support/fixture.h"
@@ -36,16 +35,13 @@ struct model {
 static struct model open_model(bool trainable)
 {
     struct fault fault = {0};
-    struct safetensors *file;
     struct clip_vision_config config;
     struct model model = {.backend = backend_open(BACKEND_CPU)};
     GOOD(clip_vision_config_parse(&config, CONFIG, "config", &fault));
     parameter_set_init(&model.set, model.backend);
     model.vision = clip_vision_new(&model.set, &config);
-    parameter_set_allocate(&model.set, trainable);
-    GOOD(safetensors_open("test/fixtures/clip_vision_quick/model.safetensors", &file, &fault));
-    GOOD(weights_read_safetensors(&model.set, file, NULL, &fault));
-    safetensors_close(file);
+    GOOD(
+        weights_load_folder(&model.set, "test/fixtures/clip_vision_quick", "model", NULL, trainable, &fault));
     model.tape = tape_new(model.backend, DTYPE_F32);
 
     struct fixture *fixture = fixture_open("clip_vision_quick");

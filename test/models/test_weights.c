@@ -3,7 +3,6 @@
 #include "models/weights.h"
 
 #include "io/hdf5_file.h"
-#include "io/safetensors.h"
 #include "nn/layers.h"
 
 #include <math.h>
@@ -236,42 +235,63 @@ static void write_safetensors(const char *path, float first, float second)
     assert_int_equal(fclose(file), 0);
 }
 
-static bool read_safetensors(struct parameter_set *set, const char *path, const char *const *ignored,
-                             struct fault *fault)
+static void open_set(struct parameter_set *set, struct backend *backend, const char *name)
 {
-    struct safetensors *file = NULL;
-    if (!safetensors_open(path, &file, fault)) return false;
-    bool done = weights_read_safetensors(set, file, ignored, fault);
-    safetensors_close(file);
-    return done;
+    parameter_set_init(set, backend);
+    parameter_add(set, true, 2, (int64_t[]){1, 2}, "%s", name);
 }
 
-static void test_safetensors(void **state)
+static void expect_loaded(const struct folder *folder, const char *name, const struct weight_names *names)
 {
-    (void)state;
-    static const char *const ignored[] = {"another", "buffer", NULL};
     struct backend *backend = backend_open(BACKEND_CPU);
     struct parameter_set set;
     struct fault fault = {0};
-    struct folder folder = folder_make("model.safetensors");
-    parameter_set_init(&set, backend);
-    struct parameter *weight = parameter_add(&set, true, 2, (int64_t[]){1, 2}, "plain.weight");
-    parameter_set_allocate(&set, false);
-    write_safetensors(folder.file, 3, 4);
-    if (!read_safetensors(&set, folder.file, ignored, &fault)) fail_msg("%s", fault.text);
-    assert_memory_equal(weight->value.data, ((float[]){3, 4}), 2 * sizeof(float));
-
-    assert_false(read_safetensors(&set, folder.file, NULL, &fault));
-    assert_non_null(strstr(fault.text, "1 that the network does not have (buffer)"));
-
-    write_safetensors(folder.file, 5, NAN);
-    fault = (struct fault){0};
-    assert_false(read_safetensors(&set, folder.file, ignored, &fault));
-    assert_non_null(strstr(fault.text, "plain.weight: element 1 is not finite"));
-    assert_memory_equal(weight->value.data, ((float[]){3, 4}), 2 * sizeof(float));
-    folder_remove(&folder);
+    open_set(&set, backend, name);
+    if (!weights_load_folder(&set, folder->path, "model", names, false, &fault)) fail_msg("%s", fault.text);
+    assert_memory_equal(set.items[0]->value.data, ((float[]){3, 4}), 2 * sizeof(float));
     parameter_set_clear(&set);
     backend_close(backend);
+}
+
+static void expect_refused(const struct folder *folder, const char *name, const struct weight_names *names,
+                           const char *text)
+{
+    struct backend *backend = backend_open(BACKEND_CPU);
+    struct parameter_set set;
+    struct fault fault = {0};
+    open_set(&set, backend, name);
+    assert_false(weights_load_folder(&set, folder->path, "model", names, false, &fault));
+    if (!strstr(fault.text, text)) fail_msg("%s\ndoes not say: %s", fault.text, text);
+    parameter_set_clear(&set);
+    backend_close(backend);
+}
+
+static void test_published_folder(void **state)
+{
+    (void)state;
+    static const char *const ignored[] = {"another", "buffer", NULL};
+    static const char *const hidden[] = {"model.buffer", NULL};
+    static const char *const old[][2] = {{".other.", ".new."}, {"plain.", "simple."}, {NULL, NULL}};
+    static const char *const twice[][2] = {{"buffer", "plain.weight"}, {NULL, NULL}};
+    struct folder folder = folder_make("model.safetensors");
+    write_safetensors(folder.file, 3, 4);
+    expect_loaded(&folder, "plain.weight", &(struct weight_names){.ignored = ignored});
+    expect_refused(&folder, "plain.weight", NULL, "1 that the network does not have (buffer)");
+    // names without a prefix, of parameters and of what is passed over; those of older versions
+    expect_loaded(&folder, "model.plain.weight",
+                  &(struct weight_names){.ignored = hidden, .optional_prefix = "model."});
+    expect_loaded(&folder, "plain.weight",
+                  &(struct weight_names){.ignored = ignored, .optional_prefix = "model."});
+    expect_refused(&folder, "model.plain.weight", &(struct weight_names){.ignored = ignored},
+                   "1 missing (model.plain.weight); 1 that the network does not have (plain.weight)");
+    expect_loaded(&folder, "simple.weight", &(struct weight_names){.ignored = ignored, .renamed = old});
+    expect_refused(&folder, "plain.weight", &(struct weight_names){.renamed = twice},
+                   "1 there under another name too (plain.weight)");
+
+    write_safetensors(folder.file, 5, NAN);
+    expect_refused(&folder, "plain.weight", &(struct weight_names){.ignored = ignored},
+                   "plain.weight: element 1 is not finite");
+    folder_remove(&folder);
 }
 
 int main(void)
@@ -280,7 +300,7 @@ int main(void)
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_half),
         cmocka_unit_test(test_misfits),
-        cmocka_unit_test(test_safetensors),
+        cmocka_unit_test(test_published_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
