@@ -24,32 +24,6 @@ static const struct config_key vision_keys[] = {
     {"hidden_act", CONFIG_READ, NULL},
     {"layer_norm_eps", CONFIG_READ, NULL},
     {"model_type", CONFIG_TEXT, "clip_vision_model"},
-    {"add_cross_attention", CONFIG_FALSE, NULL},
-    {"is_decoder", CONFIG_FALSE, NULL},
-    {"is_encoder_decoder", CONFIG_FALSE, NULL},
-    {"pruned_heads", CONFIG_EMPTY, NULL},
-    // training, text generation, classification, and how transformers runs the model
-    {"architectures", CONFIG_IGNORED, NULL},
-    {"attention_dropout", CONFIG_IGNORED, NULL},
-    {"bos_token_id", CONFIG_IGNORED, NULL},
-    {"chunk_size_feed_forward", CONFIG_IGNORED, NULL},
-    {"dropout", CONFIG_IGNORED, NULL},
-    {"dtype", CONFIG_IGNORED, NULL},
-    {"eos_token_id", CONFIG_IGNORED, NULL},
-    {"id2label", CONFIG_IGNORED, NULL},
-    {"initializer_factor", CONFIG_IGNORED, NULL},
-    {"initializer_range", CONFIG_IGNORED, NULL},
-    {"label2id", CONFIG_IGNORED, NULL},
-    {"output_attentions", CONFIG_IGNORED, NULL},
-    {"output_hidden_states", CONFIG_IGNORED, NULL},
-    {"pad_token_id", CONFIG_IGNORED, NULL},
-    {"problem_type", CONFIG_IGNORED, NULL},
-    {"return_dict", CONFIG_IGNORED, NULL},
-    {"tie_word_embeddings", CONFIG_IGNORED, NULL},
-    {"torch_dtype", CONFIG_IGNORED, NULL},
-    {"torchscript", CONFIG_IGNORED, NULL},
-    {"transformers_version", CONFIG_IGNORED, NULL},
-    {"use_cache", CONFIG_IGNORED, NULL},
 };
 
 static bool read_size(struct json root, const char *key, int64_t most, int64_t *out, struct fault *fault)
@@ -87,7 +61,7 @@ bool clip_vision_config_read(struct clip_vision_config *config, struct json root
                                           .activation = ACTIVATION_GELU_QUICK,
                                           .epsilon = 1e-5};
     struct json value;
-    if (!config_keys_check(root, vision_keys, sizeof vision_keys / sizeof *vision_keys, fault) ||
+    if (!config_keys_check_model(root, vision_keys, sizeof vision_keys / sizeof *vision_keys, fault) ||
         !read_size(root, "image_size", 1 << 12, &config->image_size, fault) ||
         !read_size(root, "patch_size", 1 << 12, &config->patch_size, fault) ||
         !read_size(root, "num_channels", 1 << 6, &config->image_channels, fault) ||

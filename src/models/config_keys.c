@@ -43,7 +43,80 @@ static bool check_key(struct json value, const struct config_key *key, struct fa
            json_fault(value, fault, "this value is not supported, only \"%s\"", key->text);
 }
 
-bool config_keys_check(struct json object, const struct config_key *table, size_t count, struct fault *fault)
+static const struct config_key model_keys[] = {
+    {"add_cross_attention", CONFIG_FALSE, NULL},
+    {"is_decoder", CONFIG_FALSE, NULL},
+    {"is_encoder_decoder", CONFIG_FALSE, NULL},
+    {"pruned_heads", CONFIG_EMPTY, NULL},
+    {"architectures", CONFIG_IGNORED, NULL},
+    {"attention_dropout", CONFIG_IGNORED, NULL},
+    {"bos_token_id", CONFIG_IGNORED, NULL},
+    {"chunk_size_feed_forward", CONFIG_IGNORED, NULL},
+    {"dropout", CONFIG_IGNORED, NULL},
+    {"dtype", CONFIG_IGNORED, NULL},
+    {"eos_token_id", CONFIG_IGNORED, NULL},
+    {"id2label", CONFIG_IGNORED, NULL},
+    {"initializer_factor", CONFIG_IGNORED, NULL},
+    {"initializer_range", CONFIG_IGNORED, NULL},
+    {"label2id", CONFIG_IGNORED, NULL},
+    {"output_attentions", CONFIG_IGNORED, NULL},
+    {"output_hidden_states", CONFIG_IGNORED, NULL},
+    {"pad_token_id", CONFIG_IGNORED, NULL},
+    {"problem_type", CONFIG_IGNORED, NULL},
+    {"return_dict", CONFIG_IGNORED, NULL},
+    {"tie_word_embeddings", CONFIG_IGNORED, NULL},
+    {"torch_dtype", CONFIG_IGNORED, NULL},
+    {"torchscript", CONFIG_IGNORED, NULL},
+    {"transformers_version", CONFIG_IGNORED, NULL},
+    {"use_cache", CONFIG_IGNORED, NULL},
+    // what transformers 4 wrote beside, of any model: how text is generated
+    {"bad_words_ids", CONFIG_IGNORED, NULL},
+    {"begin_suppress_tokens", CONFIG_IGNORED, NULL},
+    {"cross_attention_hidden_size", CONFIG_IGNORED, NULL},
+    {"decoder_start_token_id", CONFIG_IGNORED, NULL},
+    {"diversity_penalty", CONFIG_IGNORED, NULL},
+    {"do_sample", CONFIG_IGNORED, NULL},
+    {"early_stopping", CONFIG_IGNORED, NULL},
+    {"encoder_no_repeat_ngram_size", CONFIG_IGNORED, NULL},
+    {"exponential_decay_length_penalty", CONFIG_IGNORED, NULL},
+    {"finetuning_task", CONFIG_IGNORED, NULL},
+    {"forced_bos_token_id", CONFIG_IGNORED, NULL},
+    {"forced_eos_token_id", CONFIG_IGNORED, NULL},
+    {"length_penalty", CONFIG_IGNORED, NULL},
+    {"max_length", CONFIG_IGNORED, NULL},
+    {"min_length", CONFIG_IGNORED, NULL},
+    {"no_repeat_ngram_size", CONFIG_IGNORED, NULL},
+    {"num_beam_groups", CONFIG_IGNORED, NULL},
+    {"num_beams", CONFIG_IGNORED, NULL},
+    {"num_return_sequences", CONFIG_IGNORED, NULL},
+    {"output_scores", CONFIG_IGNORED, NULL},
+    {"prefix", CONFIG_IGNORED, NULL},
+    {"remove_invalid_values", CONFIG_IGNORED, NULL},
+    {"repetition_penalty", CONFIG_IGNORED, NULL},
+    {"return_dict_in_generate", CONFIG_IGNORED, NULL},
+    {"sep_token_id", CONFIG_IGNORED, NULL},
+    {"suppress_tokens", CONFIG_IGNORED, NULL},
+    {"task_specific_params", CONFIG_IGNORED, NULL},
+    {"temperature", CONFIG_IGNORED, NULL},
+    {"tf_legacy_loss", CONFIG_IGNORED, NULL},
+    {"tie_encoder_decoder", CONFIG_IGNORED, NULL},
+    {"tokenizer_class", CONFIG_IGNORED, NULL},
+    {"top_k", CONFIG_IGNORED, NULL},
+    {"top_p", CONFIG_IGNORED, NULL},
+    {"typical_p", CONFIG_IGNORED, NULL},
+    {"use_bfloat16", CONFIG_IGNORED, NULL},
+};
+
+static const struct config_key *find_key(const char *name, const struct config_key *table, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(table[i].key, name) == 0) return &table[i];
+    return NULL;
+}
+
+/* `shared`: keys beside the table's, which has precedence. */
+static bool check_keys(struct json object, const struct config_key *table, size_t count,
+                       const struct config_key *shared, size_t shared_count, struct fault *fault)
 {
     if (json_kind(object) != JSON_KIND_OBJECT)
         return json_fault(object, fault, "found %s, allowed an object", json_kind_name(json_kind(object)));
@@ -52,10 +125,21 @@ bool config_keys_check(struct json object, const struct config_key *table, size_
     struct json value;
     while (json_next(object, &iterator, &name, &value)) {
         if (name[0] == '_') continue;
-        size_t i = 0;
-        while (i < count && strcmp(table[i].key, name) != 0) i++;
-        if (i == count) return json_fault(value, fault, "unknown key");
-        if (!check_key(value, &table[i], fault)) return false;
+        const struct config_key *key = find_key(name, table, count);
+        if (!key) key = find_key(name, shared, shared_count);
+        if (!key) return json_fault(value, fault, "unknown key");
+        if (!check_key(value, key, fault)) return false;
     }
     return true;
+}
+
+bool config_keys_check(struct json object, const struct config_key *table, size_t count, struct fault *fault)
+{
+    return check_keys(object, table, count, NULL, 0, fault);
+}
+
+bool config_keys_check_model(struct json object, const struct config_key *table, size_t count,
+                             struct fault *fault)
+{
+    return check_keys(object, table, count, model_keys, sizeof model_keys / sizeof *model_keys, fault);
 }

@@ -24,4 +24,9 @@ struct config_key {
  * Faults are EXIT_CODE_INPUT and say which key, what it may be. */
 bool config_keys_check(struct json object, const struct config_key *table, size_t count, struct fault *fault);
 
+/* The same for the config.json of a model of transformers: keys that all of these have, of training, of text
+ * generation and classification and of how transformers runs the model, may be there beside the table's. */
+bool config_keys_check_model(struct json object, const struct config_key *table, size_t count,
+                             struct fault *fault);
+
 #endif

@@ -1,14 +1,12 @@
 /* References of CLIP's image encoder. */
 #include "base/check.h"
-#include "io/text_file.h"
-#include "models/clip_vision.h"
-#include "models/weights.h"
+#include "models/clip_vision_folder.h"
 #include "phases/verify_models.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { CONFIG_MAX_BYTES = 1 << 20, MAX_BATCH = 1 << 16 };
+enum { MAX_BATCH = 1 << 16 };
 
 /* The network of a reference, and its inputs; owned. */
 struct vision_case {
@@ -25,22 +23,6 @@ static void case_clear(struct vision_case *c)
     if (c->parameters.backend) parameter_set_clear(&c->parameters);
     free(c->pixels);
     free(c->target);
-}
-
-/* folder/config.json and its weights */
-static bool open_network(struct verification *verification, struct vision_case *c, struct fault *fault)
-{
-    struct clip_vision_config config;
-    char *path = check_format("%s/config.json", verification->folder), *text = NULL;
-    bool ok = text_file_read(path, CONFIG_MAX_BYTES, &text, fault) &&
-              clip_vision_config_parse(&config, text, path, fault);
-    free(text);
-    free(path);
-    if (!ok) return false;
-    parameter_set_init(&c->parameters, verification->backend);
-    c->vision = clip_vision_new(&c->parameters, &config);
-    return weights_load_folder(&c->parameters, verification->folder, "model", &clip_vision_names, true,
-                               fault);
 }
 
 static bool read_inputs(struct verification *verification, struct vision_case *c, struct fault *fault)
@@ -115,8 +97,8 @@ static bool run_case(struct verification *verification, const struct vision_case
 bool verify_clip_vision(struct verification *verification, struct fault *fault)
 {
     struct vision_case c = {0};
-    bool ok = open_network(verification, &c, fault) && read_inputs(verification, &c, fault) &&
-              run_case(verification, &c, fault);
+    c.vision = clip_vision_open(&c.parameters, verification->backend, verification->folder, true, fault);
+    bool ok = c.vision && read_inputs(verification, &c, fault) && run_case(verification, &c, fault);
     case_clear(&c);
     return ok;
 }

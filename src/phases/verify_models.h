@@ -29,6 +29,9 @@ bool verify_sentence_encoder(struct verification *verification, struct fault *fa
 // verify_clip.c
 bool verify_clip_vision(struct verification *verification, struct fault *fault);
 
+// verify_resize.c
+bool verify_resize(struct verification *verification, struct fault *fault);
+
 // verify_metrics.c
 bool verify_frechet(struct verification *verification, struct fault *fault);
 bool verify_cmmd(struct verification *verification, struct fault *fault);
