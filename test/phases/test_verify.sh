@@ -25,7 +25,7 @@ pass="quantities, all within their limits"
 for reference in test/fixtures/unet_*.h5 test/fixtures/prune_step_*.h5 test/fixtures/transport_*.h5 \
     test/fixtures/contrastive_*.h5 test/fixtures/resource_*.h5 test/fixtures/gumbel_*.h5 test/fixtures/pndm*.h5 \
     test/fixtures/ddim*.h5 test/fixtures/dpmpp*.h5 test/fixtures/frechet*.h5 test/fixtures/cmmd*.h5 \
-    test/fixtures/clip_vision_*.h5 test/fixtures/bert_small.h5 test/fixtures/*_small.h5; do
+    test/fixtures/clip_vision_*.h5 test/fixtures/resize_*.h5 test/fixtures/bert_small.h5 test/fixtures/*_small.h5; do
     case "$reference" in
     */normal_form_*) ;; # a part of prune_step
     */mpnet_*) expect 3 "model mpnet is not supported yet" "$reference" ;;
