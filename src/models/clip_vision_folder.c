@@ -34,17 +34,30 @@ static bool is_whole(struct json root)
            json_get_string(value, &name, &ignored) && strcmp(name, "clip") == 0;
 }
 
-/* The root of a CLIPModel's config.json. As in transformers, vision_config_dict, which old folders have too,
- * stands for all of vision_config; and the width of the features is that of the whole. */
+static bool are_equal(const struct clip_vision_config *a, const struct clip_vision_config *b)
+{
+    return a->image_size == b->image_size && a->patch_size == b->patch_size &&
+           a->image_channels == b->image_channels && a->channels == b->channels && a->inner == b->inner &&
+           a->layers == b->layers && a->heads == b->heads && a->activation == b->activation &&
+           a->epsilon == b->epsilon;
+}
+
+/* The root of a CLIPModel's config.json. Older ones have vision_config_dict too, which transformers'
+ * CLIPModel takes in the place of vision_config, and its CLIPVisionModelWithProjection does not. The width of
+ * the features is that of the whole. */
 static bool read_whole(struct clip_vision_config *config, struct json root, struct fault *fault)
 {
-    struct json vision, value;
-    if (!config_keys_check_model(root, whole_keys, sizeof whole_keys / sizeof *whole_keys, fault))
-        return false;
-    bool dict = json_member(root, "vision_config_dict", &vision) && json_kind(vision) != JSON_KIND_NULL;
-    if ((!dict && !json_require(root, "vision_config", &vision, fault)) ||
+    struct json vision, other, value;
+    if (!config_keys_check_model(root, whole_keys, sizeof whole_keys / sizeof *whole_keys, fault) ||
+        !json_require(root, "vision_config", &vision, fault) ||
         !clip_vision_config_read(config, vision, fault))
         return false;
+    if (json_member(root, "vision_config_dict", &other) && json_kind(other) != JSON_KIND_NULL) {
+        struct clip_vision_config again;
+        if (!clip_vision_config_read(&again, other, fault)) return false;
+        if (!are_equal(config, &again))
+            return json_fault(other, fault, "another image encoder than vision_config's");
+    }
     config->projection = USUAL_PROJECTION;
     return !json_member(root, "projection_dim", &value) ||
            json_get_int64(value, 1, MAX_PROJECTION, &config->projection, fault);
