@@ -49,6 +49,15 @@ struct weights {
     int most;
 };
 
+// The middle of a scaled line's pixel x, in source pixels.
+static double centre_of(const struct scaling *scaling, bool antialias, int64_t x)
+{
+    if (antialias) return ((double)x + 0.5) * ((double)scaling->in / (double)scaling->out);
+    // PyTorch's is in single precision, which at 2000 pixels a side is off by 1e-4 of a pixel.
+    float scale = (float)scaling->in / (float)scaling->out;
+    return fmaxf(scale * ((float)x + 0.5f) - 0.5f, 0) + 0.5;
+}
+
 static struct weights weights_new(const struct scaling *scaling, struct kernel kernel)
 {
     double scale = (double)scaling->in / (double)scaling->out;
@@ -59,7 +68,7 @@ static struct weights weights_new(const struct scaling *scaling, struct kernel k
                               .most = 2 * (int)ceil(support) + 1};
     weights.weight = check_malloc(pixels * (size_t)weights.most * sizeof(double));
     for (int x = 0; x < scaling->count; x++) {
-        double centre = ((double)(scaling->first + x) + 0.5) * scale, sum = 0;
+        double centre = centre_of(scaling, kernel.antialias, scaling->first + x), sum = 0;
         double *weight = weights.weight + (size_t)x * (size_t)weights.most;
         int first = (int)fmax(centre - support + 0.5, 0);
         int count = (int)fmin(centre + support + 0.5, scaling->in) - first;

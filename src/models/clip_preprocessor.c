@@ -4,8 +4,9 @@
 #include "base/check.h"
 #include "models/config_keys.h"
 
-#include <math.h>
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 enum {
@@ -150,8 +151,10 @@ bool clip_preprocessor_open(struct clip_preprocessor *preprocessor, const char *
         ok = read_file(preprocessor, own, NULL, fault);
     else if (access(shared, F_OK) == 0)
         ok = read_file(preprocessor, shared, "image_processor", fault);
-    else
+    else if (access(folder, F_OK) == 0)
         clip_preprocessor_init(preprocessor, size);
+    else
+        ok = fault_raise(fault, EXIT_CODE_INPUT, "%s: %s", folder, strerror(errno));
     free(shared);
     free(own);
     return ok;

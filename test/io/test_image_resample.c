@@ -134,8 +134,8 @@ static void interpolation_is_pytorchs_formula(void **state)
             for (int corner = 0; corner < 4; corner++)
                 sum += source.rgb[(y[corner / 2] * source.width + x[corner % 2]) * 3 + i % 3] *
                        (corner / 2 ? down : 1 - down) * (corner % 2 ? across : 1 - across);
-            // One rounding to fp32 a pass, at most 255.
-            if (!(fabs(found[i] - sum) <= 3e-5)) fail_msg("case %zu: %d is %g, not %g", k, i, found[i], sum);
+            // Places in single precision, as PyTorch's: off by 1e-5 of one of 50 pixels, times 255.
+            if (!(fabs(found[i] - sum) <= 3e-3)) fail_msg("case %zu: %d is %g, not %g", k, i, found[i], sum);
         }
         free(found);
         image_free(&source);

@@ -94,6 +94,7 @@ static void the_folder_says(void **state)
     expect_usual(&found, 336);
     file_write(own, "{", 1);
     FAILS(clip_preprocessor_open(&found, folder, 40, &fault), EXIT_CODE_INPUT, "preprocessor_config.json");
+    FAILS(clip_preprocessor_open(&found, "nowhere", 40, &fault), EXIT_CODE_INPUT, "nowhere: No such file");
     free(text);
     free(shared);
     free(own);

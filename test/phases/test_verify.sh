@@ -61,7 +61,7 @@ expect 1 "quantities are over their limits" test/fixtures/prune_step_main.h5 --s
 if "$program" input/verify.cfg --set run.folder="$folder/run" --set verify.reference=test/fixtures/transport_b7_k3.h5 \
     --set verify.precision=bf16 > "$folder/out" 2>&1; then
     for name in unet_odd unet_sd2_gated unet_sd2_sliced prune_step_main prune_step_warmup prune_step_warmup_soft \
-        bert_small sentence_encoder_small clip_vision_quick; do
+        bert_small sentence_encoder_small clip_vision_quick clip_vision_whole; do
         expect 0 "$pass" test/fixtures/$name.h5 --set verify.precision=bf16
     done
     for name in unet_sd1 unet_sd1_gated unet_sd2 unet_sd2_hard unet_odd_uneven prune_step_main_hard clip_vision_gelu; do
