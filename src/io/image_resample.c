@@ -14,6 +14,7 @@ struct scaling {
     int in;
     int64_t out, first;
     int count;
+    int skipped; // source pixels before the first that there is memory for
 };
 
 // A symmetric function of the distance in pixels, zero from `support` on.
@@ -42,7 +43,7 @@ static struct kernel kernel_of(enum image_filter filter)
 }
 
 // What source pixels make those of a scaled line. For its pixel x: source pixels [first[x], first[x] +
-// count[x]) with weight[x * most + i], which sum to 1.
+// count[x]) of those that there is memory for, with weight[x * most + i], which sum to 1.
 struct weights {
     int *first, *count;
     double *weight;
@@ -58,27 +59,42 @@ static double centre_of(const struct scaling *scaling, bool antialias, int64_t x
     return fmaxf(scale * ((float)x + 0.5f) - 0.5f, 0) + 0.5;
 }
 
+// Half the width of the kernel that makes one scaled pixel, in source pixels.
+static double support_of(const struct scaling *scaling, struct kernel kernel)
+{
+    return kernel.antialias ? kernel.support * fmax((double)scaling->in / (double)scaling->out, 1)
+                            : kernel.support;
+}
+
+// The kernel of scaled pixel first + x: its centre, and the source pixels [*begin, *end) that it weighs.
+static double place_kernel(const struct scaling *scaling, struct kernel kernel, int x, int *begin, int *end)
+{
+    double centre = centre_of(scaling, kernel.antialias, scaling->first + x),
+           support = support_of(scaling, kernel);
+    *begin = (int)fmax(centre - support + 0.5, 0);
+    *end = (int)fmin(centre + support + 0.5, scaling->in);
+    return centre;
+}
+
 static struct weights weights_new(const struct scaling *scaling, struct kernel kernel)
 {
-    double scale = (double)scaling->in / (double)scaling->out;
-    double stretch = kernel.antialias ? fmax(scale, 1) : 1, support = kernel.support * stretch;
+    double support = support_of(scaling, kernel), shrink = 1 / (support / kernel.support);
     size_t pixels = (size_t)scaling->count;
     struct weights weights = {.first = check_malloc(pixels * sizeof(int)),
                               .count = check_malloc(pixels * sizeof(int)),
                               .most = 2 * (int)ceil(support) + 1};
     weights.weight = check_malloc(pixels * (size_t)weights.most * sizeof(double));
     for (int x = 0; x < scaling->count; x++) {
-        double centre = centre_of(scaling, kernel.antialias, scaling->first + x), sum = 0;
+        int first, end;
+        double centre = place_kernel(scaling, kernel, x, &first, &end), sum = 0;
         double *weight = weights.weight + (size_t)x * (size_t)weights.most;
-        int first = (int)fmax(centre - support + 0.5, 0);
-        int count = (int)fmin(centre + support + 0.5, scaling->in) - first;
-        for (int i = 0; i < count; i++) {
-            weight[i] = kernel.value(fabs((first + i - centre + 0.5) * (1 / stretch)));
+        for (int i = 0; i < end - first; i++) {
+            weight[i] = kernel.value(fabs((first + i - centre + 0.5) * shrink));
             sum += weight[i];
         }
-        for (int i = 0; i < count; i++) weight[i] /= sum;
-        weights.first[x] = first;
-        weights.count[x] = count;
+        for (int i = 0; i < end - first; i++) weight[i] /= sum;
+        weights.first[x] = first - scaling->skipped;
+        weights.count[x] = end - first;
     }
     return weights;
 }
@@ -134,7 +150,8 @@ static void resample_bytes(const uint8_t *in, const struct scaling *scaling, str
     size_t in_bytes = (size_t)scaling->in * inner, out_bytes = (size_t)scaling->count * inner;
     if (scaling->out == scaling->in) {
         for (size_t o = 0; o < outer; o++)
-            memcpy(out + o * out_bytes, in + o * in_bytes + (size_t)scaling->first * inner, out_bytes);
+            memcpy(out + o * out_bytes,
+                   in + o * in_bytes + (size_t)(scaling->first - scaling->skipped) * inner, out_bytes);
         return;
     }
     struct weights weights = weights_new(scaling, kernel);
@@ -157,13 +174,21 @@ static void resample_bytes(const uint8_t *in, const struct scaling *scaling, str
 
 // ---- pictures
 
+// Only rows that the result is made of: all those of a tall picture, each scaled to many columns, may be more
+// than there is memory for.
 static struct image resample_both(const struct image *source, struct kernel kernel,
                                   const struct scaling *down, const struct scaling *across)
 {
-    struct image wide = image_new(source->height, across->count);
+    int top, bottom, unused;
+    place_kernel(down, kernel, 0, &top, &unused);
+    place_kernel(down, kernel, down->count - 1, &unused, &bottom);
+    struct scaling kept = *down;
+    kept.skipped = top;
+    struct image wide = image_new(bottom - top, across->count);
     struct image result = image_new(down->count, across->count);
-    resample_bytes(source->rgb, across, kernel, wide.rgb, (size_t)source->height, 3);
-    resample_bytes(wide.rgb, down, kernel, result.rgb, 1, (size_t)across->count * 3);
+    const uint8_t *rows = source->rgb + (size_t)top * (size_t)source->width * 3;
+    resample_bytes(rows, across, kernel, wide.rgb, (size_t)wide.height, 3);
+    resample_bytes(wide.rgb, &kept, kernel, result.rgb, 1, (size_t)across->count * 3);
     image_free(&wide);
     return result;
 }
@@ -171,7 +196,8 @@ static struct image resample_both(const struct image *source, struct kernel kern
 struct image image_resize(const struct image *source, enum image_filter filter, int height, int width)
 {
     CHECK(height >= 1 && width >= 1, "resize to %d x %d", width, height);
-    struct scaling down = {source->height, height, 0, height}, across = {source->width, width, 0, width};
+    struct scaling down = {.in = source->height, .out = height, .count = height},
+                   across = {.in = source->width, .out = width, .count = width};
     return resample_both(source, kernel_of(filter), &down, &across);
 }
 
@@ -180,8 +206,8 @@ static struct scaling middle_of(int side, int shorter, const struct image_crop *
 {
     int64_t out = side == shorter ? crop->shorter : (int64_t)crop->shorter * side / shorter;
     double margin = (double)(out - crop->crop) / 2;
-    return (struct scaling){
-        side, out, (int64_t)(crop->margin == IMAGE_MARGIN_EVEN ? rint(margin) : floor(margin)), crop->crop};
+    int64_t first = (int64_t)(crop->margin == IMAGE_MARGIN_EVEN ? rint(margin) : floor(margin));
+    return (struct scaling){.in = side, .out = out, .first = first, .count = crop->crop};
 }
 
 struct image image_resize_crop(const struct image *source, struct image_crop crop)
@@ -197,7 +223,8 @@ void image_interpolate(const struct image *source, int height, int width, float 
 {
     CHECK(height >= 1 && width >= 1, "resize to %d x %d", width, height);
     const struct kernel kernel = {triangle, 1, false};
-    struct scaling down = {source->height, height, 0, height}, across = {source->width, width, 0, width};
+    struct scaling down = {.in = source->height, .out = height, .count = height},
+                   across = {.in = source->width, .out = width, .count = width};
     size_t values = (size_t)source->height * (size_t)source->width * 3;
     float *in = check_malloc(values * sizeof *in);
     float *wide = check_malloc((size_t)source->height * (size_t)width * 3 * sizeof *wide);

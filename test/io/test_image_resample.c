@@ -1,6 +1,7 @@
 // Resizing against Pillow and torchvision (test/reference/make_images.py), to the bit, and against PyTorch's
 // formula; verify compares with transformers and PyTorch themselves.
 #include "base/check.h"
+#include "base/memory.h"
 #include "io/hdf5_file.h"
 #include "io/image_resample.h"
 #include "support/faults.h"
@@ -102,6 +103,17 @@ static void a_long_thin_picture_is_cropped_in_little_memory(void **state)
     struct image crop = image_resize_crop(&source, (struct image_crop){.shorter = 256, .crop = 256});
     assert_int_equal(crop.rgb[0], 0);
     assert_int_equal(crop.rgb[3 * 255], 200);
+    image_free(&crop);
+
+    // Standing, and in no more memory than a few of its rows take: all of them, 256 wide, would be 1.5 GB.
+    source.height = LENGTH / 10;
+    source.width = 1;
+    size_t before = memory_peak_reset() ? memory_peak() : SIZE_MAX - (100 << 20);
+    source.rgb[3 * (LENGTH / 20)] = 100;
+    crop = image_resize_crop(&source, (struct image_crop){.shorter = 256, .crop = 256});
+    assert_true(memory_peak() < before + (100 << 20));
+    assert_int_equal(crop.rgb[0], 0);
+    assert_int_equal(crop.rgb[3 * 256 * 255], 100);
     image_free(&crop);
     image_free(&source);
 }
