@@ -5,7 +5,6 @@
 #include "io/atomic_file.h"
 
 #include <errno.h>
-#include <math.h>
 #include <png.h>
 #include <setjmp.h>
 #include <stdio.h>
@@ -45,7 +44,7 @@ static bool file_holds(const char *name, int64_t width, int64_t height, bool hol
                        name, (long long)width, (long long)height, bytes);
 }
 
-static struct image image_new(int height, int width)
+struct image image_new(int height, int width)
 {
     return (struct image){height, width, check_malloc((size_t)height * (size_t)width * 3)};
 }
@@ -266,156 +265,6 @@ bool image_read_png(const char *path, int64_t max_pixels, const char *key, struc
                     : fault_raise(fault, EXIT_CODE_INPUT, "%s: not a PNG", path);
     free(data);
     return good;
-}
-
-// ---- resizing ----
-
-// A line of `in` pixels scaled to `out`, of which the `count` pixels from `first` on are wanted. The last two
-// matter for crops: a line of a long thin picture may be scaled to more pixels than there is memory for.
-struct scaling {
-    int in;
-    int64_t out, first;
-    int count;
-    int skipped; // source pixels before the first that there is memory for
-};
-
-// Half the width of the triangle that makes one scaled pixel, in source pixels.
-static double triangle_support(const struct scaling *scaling)
-{
-    return fmax((double)scaling->in / (double)scaling->out, 1.0);
-}
-
-// Where the triangle of scaled pixel first + x has its centre; it weighs source pixels [*begin, *end).
-static double triangle_place(const struct scaling *scaling, int x, int *begin, int *end)
-{
-    double scale = (double)scaling->in / (double)scaling->out, support = triangle_support(scaling);
-    double centre = ((double)(scaling->first + x) + 0.5) * scale;
-    *begin = (int)(centre - support + 0.5);
-    *end = (int)(centre + support + 0.5);
-    if (*begin < 0) *begin = 0;
-    if (*end > scaling->in) *end = scaling->in;
-    return centre;
-}
-
-// The weights with which source pixels make those of a scaled line. For its pixel x: source pixels
-// [first[x], first[x] + count[x]), weight[x * most + i] in units of 2^-WEIGHT_BITS. Fixed point as in Pillow,
-// so that results are equal to the bit.
-enum { WEIGHT_BITS = 22 };
-struct filter {
-    int *first, *count, *weight;
-    int most;
-};
-
-static struct filter filter_new(const struct scaling *scaling)
-{
-    double support = triangle_support(scaling);
-    int most = 2 * (int)ceil(support) + 1;
-    size_t pixels = (size_t)scaling->count;
-    struct filter filter = {
-        check_malloc(pixels * sizeof(int)),
-        check_malloc(pixels * sizeof(int)),
-        check_malloc(pixels * (size_t)most * sizeof(int)),
-        most,
-    };
-    double *triangle = check_malloc((size_t)most * sizeof *triangle);
-    for (int x = 0; x < scaling->count; x++) {
-        int first, end;
-        double centre = triangle_place(scaling, x, &first, &end), sum = 0;
-        for (int i = first; i < end; i++) {
-            double distance = fabs((i - centre + 0.5) / support);
-            triangle[i - first] = distance < 1 ? 1 - distance : 0;
-            sum += triangle[i - first];
-        }
-        int *weight = filter.weight + (size_t)x * (size_t)most;
-        for (int i = 0; i < end - first; i++) {
-            weight[i] = (int)(0.5 + triangle[i] / sum * (1 << WEIGHT_BITS));
-        }
-        filter.first[x] = first;
-        filter.count[x] = end - first;
-    }
-    free(triangle);
-    return filter;
-}
-
-static void filter_free(struct filter *filter)
-{
-    free(filter->first);
-    free(filter->count);
-    free(filter->weight);
-}
-
-// Scales one axis: out [outer, count, inner] from in [outer, in, inner], bytes. Along a row, outer are the
-// rows and inner the colours; along a column, there is one outer and inner are the bytes of a row.
-static void resample(const uint8_t *in, const struct scaling *scaling, uint8_t *out, size_t outer,
-                     size_t inner)
-{
-    size_t in_bytes = (size_t)scaling->in * inner, out_bytes = (size_t)scaling->count * inner;
-    if (scaling->out == scaling->in) {
-        for (size_t o = 0; o < outer; o++) {
-            memcpy(out + o * out_bytes,
-                   in + o * in_bytes + (size_t)(scaling->first - scaling->skipped) * inner, out_bytes);
-        }
-        return;
-    }
-    struct filter filter = filter_new(scaling);
-    for (size_t o = 0; o < outer; o++) {
-        for (int x = 0; x < scaling->count; x++) {
-            const int *weight = filter.weight + (size_t)x * (size_t)filter.most;
-            const uint8_t *source = in + o * in_bytes + (size_t)(filter.first[x] - scaling->skipped) * inner;
-            uint8_t *target = out + o * out_bytes + (size_t)x * inner;
-            for (size_t k = 0; k < inner; k++) {
-                int sum = 1 << (WEIGHT_BITS - 1);
-                for (int i = 0; i < filter.count[x]; i++) sum += source[(size_t)i * inner + k] * weight[i];
-                int value = sum >> WEIGHT_BITS;
-                target[k] = (uint8_t)(value > 255 ? 255 : value);
-            }
-        }
-    }
-    filter_free(&filter);
-}
-
-// Rows first, then columns, rounded to 8 bits between, as in Pillow. Only rows that the result is made of:
-// all those of a tall picture, each scaled to many columns, may be more than there is memory for.
-static struct image resample_both(const struct image *source, const struct scaling *down,
-                                  const struct scaling *across)
-{
-    int top, bottom, unused;
-    triangle_place(down, 0, &top, &unused);
-    triangle_place(down, down->count - 1, &unused, &bottom);
-    struct scaling kept = *down;
-    kept.skipped = top;
-    struct image wide = image_new(bottom - top, across->count);
-    struct image result = image_new(down->count, across->count);
-    resample(source->rgb + (size_t)top * (size_t)source->width * 3, across, wide.rgb, (size_t)wide.height, 3);
-    resample(wide.rgb, &kept, result.rgb, 1, (size_t)across->count * 3);
-    image_free(&wide);
-    return result;
-}
-
-struct image image_resize(const struct image *source, int height, int width)
-{
-    CHECK(height >= 1 && width >= 1, "resize to %d x %d", width, height);
-    struct scaling down = {.in = source->height, .out = height, .count = height},
-                   across = {.in = source->width, .out = width, .count = width};
-    return resample_both(source, &down, &across);
-}
-
-// The middle `size` pixels of a side that is scaled as the shorter one is to `size`. Both roundings are
-// torchvision's: the scaled length is cut to an integer, the margin rounded with ties to even.
-static struct scaling middle_of(int side, int shorter, int size)
-{
-    int64_t out = side == shorter ? size : (int64_t)size * side / shorter;
-    return (struct scaling){
-        .in = side, .out = out, .first = (int64_t)rint((double)(out - size) / 2.0), .count = size};
-}
-
-struct image image_resize_crop(const struct image *source, int size)
-{
-    CHECK(size >= 1, "resize to %d", size);
-    int shorter = source->height < source->width ? source->height : source->width;
-    struct scaling down = middle_of(source->height, shorter, size);
-    struct scaling across = middle_of(source->width, shorter, size);
-    return resample_both(source, &down, &across);
 }
 
 // ---- writing ----

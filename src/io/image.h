@@ -16,7 +16,8 @@ struct image {
     int height, width;
     uint8_t *rgb; /* [height, width, 3] owned */
 };
-void image_free(struct image *image); /* leaves an empty one */
+struct image image_new(int height, int width); /* whose pixels are not set yet */
+void image_free(struct image *image);          /* leaves an empty one */
 
 /* Decodes a PNG or JPEG, told apart by its first bytes. `name` stands in messages. EXIT_CODE_INPUT for
  * anything else, a broken picture, or more than max_pixels. */
@@ -24,14 +25,6 @@ bool image_decode(const void *data, size_t bytes, const char *name, int64_t max_
                   struct fault *fault);
 /* The same from a file of at most 256 MiB. */
 bool image_read(const char *path, int64_t max_pixels, struct image *image, struct fault *fault);
-
-/* The centre [size, size] of the picture, after its shorter side was scaled to `size`: the training codes'
- * Resize(size, bilinear) and CenterCrop(size). Bilinear with antialias: a triangle as wide as the scale, as
- * in Pillow's BILINEAR. A side of that length already is not resampled. */
-struct image image_resize_crop(const struct image *source, int size);
-
-/* Any size, the same filter. */
-struct image image_resize(const struct image *source, int height, int width);
 
 /* Text stored in a PNG (an iTXt chunk, UTF-8): "prompt", "a red apple". */
 struct image_text {

@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "base/random.h"
+#include "models/clip_preprocessor.h"
 #include "models/initialise.h"
 
 #include <math.h>
@@ -63,11 +64,8 @@ double clip_bound_scale(struct clip *clip)
 
 void clip_pixels(const struct clip *clip, int64_t count, const uint8_t *rgb, float *pixels)
 {
-    int64_t size = clip->vision->config.image_size, values = count * size * size * 3;
-    for (int64_t i = 0; i < values; i++) {
-        float value = (float)rgb[i] / 255;
-        pixels[i] = (value - clip->mean[i % 3]) / clip->deviation[i % 3];
-    }
+    int64_t size = clip->vision->config.image_size;
+    clip_normalise(clip->mean, clip->deviation, count * size * size, rgb, pixels);
 }
 
 struct tensor *clip_text_forward(struct tape *tape, const struct clip *clip, struct tensor *z)

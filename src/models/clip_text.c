@@ -125,30 +125,3 @@ struct tensor *clip_text_project(struct tape *tape, const struct clip_text *text
     CHECK(text->config.projection, "a text encoder without projection");
     return linear_forward(tape, &text->projection, clip_pick_token(tape, states, end), NULL);
 }
-
-// ---- published folders
-
-static bool read_config(struct clip_text_config *config, const char *folder, struct fault *fault)
-{
-    struct json_document *document;
-    if (!config_open(folder, "config.json", &document, fault)) return false;
-    bool ok = clip_text_config_read(config, json_root(document), fault);
-    json_free(document);
-    return ok;
-}
-
-struct clip_text *clip_text_open(struct parameter_set *set, struct backend *backend, const char *folder,
-                                 bool trainable, struct fault *fault)
-{
-    static const char *const ignored[] = {"text_model.embeddings.position_ids", NULL}; // a buffer
-    static const struct weight_names names = {.ignored = ignored, .optional_prefix = "text_model."};
-    struct clip_text_config config;
-    *set = (struct parameter_set){0};
-    if (!read_config(&config, folder, fault)) return NULL;
-    parameter_set_init(set, backend);
-    struct clip_text *text = clip_text_new(set, &config);
-    if (weights_load_folder(set, folder, "model", &names, trainable, fault)) return text;
-    clip_text_delete(text);
-    parameter_set_clear(set);
-    return NULL;
-}

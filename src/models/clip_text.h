@@ -48,10 +48,4 @@ void clip_text_end_tokens(const struct clip_text_config *config, int64_t samples
 struct tensor *clip_text_project(struct tape *tape, const struct clip_text *text, struct tensor *states,
                                  const int64_t *end);
 
-/* Reads folder/config.json, and makes the model with the weights of folder/model.safetensors (or its parts,
- * or its fp16 variant), which may have been written by any version of transformers. `set` is initialised, and
- * on failure cleared. NULL with a fault of EXIT_CODE_INPUT. Local to the calling rank. */
-struct clip_text *clip_text_open(struct parameter_set *set, struct backend *backend, const char *folder,
-                                 bool trainable, struct fault *fault);
-
 #endif

@@ -6,9 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct weight_names clip_vision_names = {
-    .ignored = (const char *const[]){"vision_model.embeddings.position_ids", NULL}};
-
 // ---- configuration
 
 static const struct config_key vision_keys[] = {

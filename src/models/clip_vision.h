@@ -38,9 +38,6 @@ struct clip_vision {
 struct clip_vision *clip_vision_new(struct parameter_set *set, const struct clip_vision_config *config);
 void clip_vision_delete(struct clip_vision *vision); /* NULL allowed */
 
-/* Names in a published file: a buffer beside the parameters. */
-extern const struct weight_names clip_vision_names;
-
 /* pixels [B, image_size, image_size, image_channels], normalised -> image_embeds [B, P] in the tape's dtype,
  * of any length */
 struct tensor *clip_vision_forward(struct tape *tape, const struct clip_vision *vision,

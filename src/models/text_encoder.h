@@ -5,7 +5,7 @@
 
 #include "io/sha256.h"
 #include "models/clip_bpe.h"
-#include "models/clip_text.h"
+#include "models/clip_folder.h"
 
 struct text_encoder_options {
     int batch;        /* texts a forward pass, at least 1 */

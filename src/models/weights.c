@@ -155,10 +155,14 @@ static const char *shape_text(int rank, const int64_t *shape, char text[SHAPE_SI
     return text;
 }
 
+/* Whether one of a list is the name, or ends with a dot and begins it. */
 static bool is_listed(const char *name, const char *const *list)
 {
-    for (; list && *list; list++)
-        if (strcmp(name, *list) == 0) return true;
+    for (; list && *list; list++) {
+        size_t length = strlen(*list);
+        bool prefix = length > 0 && (*list)[length - 1] == '.';
+        if (prefix ? strncmp(name, *list, length) == 0 : strcmp(name, *list) == 0) return true;
+    }
     return false;
 }
 

@@ -22,8 +22,8 @@ bool weights_read_h5(struct parameter_set *set, struct h5_reader *reader, const 
 
 /* How the names in a published file differ from the network's. */
 struct weight_names {
-    const char *const *ignored;  /* that may be there beside (buffers such as position_ids), ends with NULL;
-                                    or NULL */
+    const char *const *ignored;  /* that may be there beside (buffers such as position_ids; "text_model.": all
+                                    that begin so), ends with NULL; or NULL */
     const char *optional_prefix; /* "text_model.": names in files may lack it; or NULL */
     const char *const (*renamed)[2]; /* {".query.", ".to_q."}: what older versions wrote, ours; ends with
                                         {NULL, NULL}; or NULL */

@@ -3,7 +3,7 @@
 
 #include "base/check.h"
 #include "base/random.h"
-#include "io/image.h"
+#include "io/image_resample.h"
 #include "phases/provenance.h"
 #include "phases/restart.h"
 
@@ -217,7 +217,9 @@ static bool decode_picture(const struct prepare_cfg *cfg, const char *name, cons
 {
     struct image image = {0};
     if (!image_decode(data, bytes, name, cfg->max_pixels, &image, fault)) return false;
-    struct image square = image_resize_crop(&image, (int)cfg->image_size);
+    int size = (int)cfg->image_size;
+    struct image square =
+        image_resize_crop(&image, (struct image_crop){IMAGE_BILINEAR, size, size, IMAGE_MARGIN_EVEN});
     memcpy(pixels, square.rgb, (size_t)(cfg->image_size * cfg->image_size) * 3);
     image_free(&square);
     image_free(&image);

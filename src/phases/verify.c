@@ -15,7 +15,7 @@
 struct known_model {
     const char *name;
     bool (*verify)(struct verification *verification, struct fault *fault); /* NULL: not supported yet */
-    bool folder; /* needs the root attribute `folder` */
+    bool folder; /* needs the root attribute `folder`, which others may have too */
 };
 
 static const struct known_model known_models[] = {
@@ -43,7 +43,7 @@ static const struct known_model known_models[] = {
     {"text_encoder", verify_text_encoder, true},
     {"mpnet", verify_token_encoder, true},
     {"inception", verify_inception, true},
-    {.name = "resize"},
+    {"resize", verify_resize, false},
 };
 
 static const struct known_model *find_model(struct h5_reader *reference, struct fault *fault)
@@ -117,7 +117,8 @@ static bool verify(const struct run *run, const struct verify_cfg *cfg, struct f
     const struct known_model *model = NULL;
     bool ok = open_verification(run, cfg, &verification, fault);
     ok = ok && (model = find_model(verification.reference, fault));
-    ok = ok && (!model->folder || find_folder(verification.reference, &folder, fault));
+    bool needed = ok && (model->folder || h5_has_attribute(verification.reference, "/", "folder"));
+    ok = ok && (!needed || find_folder(verification.reference, &folder, fault));
     if (ok && folder) verification.folder = folder;
     if (ok) log_info(run->log, "%s: %s in %s", cfg->reference, model->name, dtype_name(verification.dtype));
 

@@ -1,8 +1,6 @@
 /* References of CLIP's image encoder. */
 #include "base/check.h"
-#include "models/clip_vision.h"
-#include "models/config_keys.h"
-#include "models/weights.h"
+#include "models/clip_folder.h"
 #include "phases/verify_models.h"
 
 #include <stdlib.h>
@@ -25,21 +23,6 @@ static void case_clear(struct vision_case *c)
     if (c->parameters.backend) parameter_set_clear(&c->parameters);
     free(c->pixels);
     free(c->target);
-}
-
-/* folder/config.json and its weights */
-static bool open_network(struct verification *verification, struct vision_case *c, struct fault *fault)
-{
-    struct clip_vision_config config;
-    struct json_document *document;
-    if (!config_open(verification->folder, "config.json", &document, fault)) return false;
-    bool ok = clip_vision_config_read(&config, json_root(document), fault);
-    json_free(document);
-    if (!ok) return false;
-    parameter_set_init(&c->parameters, verification->backend);
-    c->vision = clip_vision_new(&c->parameters, &config);
-    return weights_load_folder(&c->parameters, verification->folder, "model", &clip_vision_names, true,
-                               fault);
 }
 
 static bool read_inputs(struct verification *verification, struct vision_case *c, struct fault *fault)
@@ -114,8 +97,8 @@ static bool run_case(struct verification *verification, const struct vision_case
 bool verify_clip_vision(struct verification *verification, struct fault *fault)
 {
     struct vision_case c = {0};
-    bool ok = open_network(verification, &c, fault) && read_inputs(verification, &c, fault) &&
-              run_case(verification, &c, fault);
+    c.vision = clip_vision_open(&c.parameters, verification->backend, verification->folder, true, fault);
+    bool ok = c.vision && read_inputs(verification, &c, fault) && run_case(verification, &c, fault);
     case_clear(&c);
     return ok;
 }

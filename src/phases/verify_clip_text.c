@@ -1,6 +1,6 @@
 /* References of CLIP's text encoder. */
 #include "base/check.h"
-#include "models/clip_text.h"
+#include "models/clip_folder.h"
 #include "phases/verify_models.h"
 
 #include <stdlib.h>

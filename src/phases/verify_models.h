@@ -44,6 +44,9 @@ bool verify_vae(struct verification *verification, struct fault *fault);
 // verify_clip_text.c
 bool verify_clip_text(struct verification *verification, struct fault *fault);
 
+// verify_resize.c
+bool verify_resize(struct verification *verification, struct fault *fault);
+
 // verify_metrics.c
 bool verify_frechet(struct verification *verification, struct fault *fault);
 bool verify_cmmd(struct verification *verification, struct fault *fault);

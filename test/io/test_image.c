@@ -1,4 +1,4 @@
-// Pictures against Pillow and torchvision (test/reference/make_images.py), bombs, damage, PNG writing.
+// Pictures against Pillow (test/reference/make_images.py), bombs, damage, PNG writing.
 #define _GNU_SOURCE // memmem
 #include "base/check.h"
 #include "base/memory.h"
@@ -97,56 +97,6 @@ static void decodes_as_pillow_does(void **state)
         free(expected);
     }
     h5_strings_free(&cases);
-}
-
-static void resizes_as_pillow_and_torchvision_do(void **state)
-{
-    (void)state;
-    struct h5_strings cases;
-    int64_t size;
-    GOOD(h5_attribute_int64(fixture, "resize", "size", &size, &fault));
-    GOOD(h5_list(fixture, "resize", true, &cases, &fault));
-    assert_int_equal(cases.count, 10);
-    for (int64_t i = 0; i < cases.count; i++) {
-        struct h5_info in, out, stretched;
-        uint8_t *input = load("resize", cases.item[i], "input", 3, &in);
-        uint8_t *output = load("resize", cases.item[i], "output", 3, &out);
-        uint8_t *both = load("resize", cases.item[i], "stretched", 3, &stretched);
-        struct image source = {(int)in.shape[0], (int)in.shape[1], input};
-        struct image crop = image_resize_crop(&source, (int)size), any = image_resize(&source, 24, 11);
-        // Equal to the bit: the same fixed-point arithmetic.
-        if (difference(&crop, output, &out) > 0) fail_msg("crop of %s", cases.item[i]);
-        if (difference(&any, both, &stretched) > 0) fail_msg("stretched %s", cases.item[i]);
-        image_free(&crop);
-        image_free(&any);
-        free(input);
-        free(output);
-        free(both);
-    }
-    h5_strings_free(&cases);
-}
-
-static void a_long_thin_picture_is_cropped_in_little_memory(void **state)
-{
-    (void)state;
-    enum { LENGTH = 20000000 }; // scaled as a whole: 15 TB
-    uint8_t *rgb = calloc(LENGTH, 3);
-    for (int i = 0; i < LENGTH; i++) rgb[3 * (size_t)i] = i < LENGTH / 2 ? 0 : 200;
-    struct image source = {1, LENGTH, rgb}, crop = image_resize_crop(&source, 256);
-    assert_int_equal(crop.rgb[0], 0);
-    assert_int_equal(crop.rgb[3 * 255], 200);
-    image_free(&crop);
-
-    // Standing, and in no more memory than a few of its rows take: all of them, 256 wide, would be 1.5 GB.
-    source = (struct image){LENGTH / 10, 1, rgb};
-    size_t before = memory_peak_reset() ? memory_peak() : SIZE_MAX - (100 << 20);
-    rgb[3 * (LENGTH / 20)] = 100;
-    crop = image_resize_crop(&source, 256);
-    assert_true(memory_peak() < before + (100 << 20));
-    assert_int_equal(crop.rgb[0], 0);
-    assert_int_equal(crop.rgb[3 * 256 * 255], 100);
-    image_free(&crop);
-    free(rgb);
 }
 
 static void other_files_are_refused(void **state)
@@ -316,8 +266,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decodes_as_pillow_does),
-        cmocka_unit_test(resizes_as_pillow_and_torchvision_do),
-        cmocka_unit_test(a_long_thin_picture_is_cropped_in_little_memory),
         cmocka_unit_test(other_files_are_refused),
         cmocka_unit_test(bombs_are_refused),
         cmocka_unit_test(pictures_of_one_colour_are_read),

@@ -108,6 +108,13 @@ static void pixels_lie_in_minus_one_to_one(void **state)
     for (int i = 0; i < VALUES; i++) rgb[i] = (uint8_t)(i % 256);
     clip_pixels(clip, 2, rgb, pixels);
     for (int i = 0; i < VALUES; i++) assert_within(pixels[i], rgb[i] / 127.5 - 1, 1e-6);
+    for (int c = 0; c < 3; c++) { // another mean and deviation a colour
+        clip->mean[c] = (float)c / 4;
+        clip->deviation[c] = (float)(1 << c);
+    }
+    clip_pixels(clip, 2, rgb, pixels);
+    for (int i = 0; i < VALUES; i++)
+        assert_within(pixels[i], (rgb[i] / 255.0 - i % 3 / 4.0) / (1 << i % 3), 1e-6);
     free(pixels);
     free(rgb);
     clip_delete(clip);

@@ -1,5 +1,5 @@
 /* CLIP's text encoder: properties (verify compares it with transformers), and what is refused. */
-#include "models/clip_text.h"
+#include "models/clip_folder.h"
 
 #include "base/check.h"
 #include "support/faults.h"

@@ -26,7 +26,7 @@ for reference in test/fixtures/unet_*.h5 test/fixtures/prune_step_*.h5 test/fixt
     test/fixtures/contrastive_*.h5 test/fixtures/resource_*.h5 test/fixtures/gumbel_*.h5 test/fixtures/pndm*.h5 \
     test/fixtures/ddim*.h5 test/fixtures/dpmpp*.h5 test/fixtures/frechet*.h5 test/fixtures/cmmd*.h5 \
     test/fixtures/clip_vision_*.h5 test/fixtures/inception_*.h5 test/fixtures/vae_*.h5 \
-    test/fixtures/clip_text_*.h5 test/fixtures/bert_small.h5 test/fixtures/*_small.h5; do
+    test/fixtures/clip_text_*.h5 test/fixtures/resize_*.h5 test/fixtures/bert_small.h5 test/fixtures/*_small.h5; do
     case "$reference" in
     */normal_form_*) ;; # a part of prune_step
     *) expect 0 "$pass" "$reference" ;;
@@ -70,7 +70,7 @@ if "$program" input/verify.cfg --set run.folder="$folder/run" --set verify.refer
     --set verify.precision=bf16 > "$folder/out" 2>&1; then
     for name in unet_odd unet_sd2_gated unet_sd2_sliced prune_step_main prune_step_warmup prune_step_warmup_soft \
         bert_small sentence_encoder_small mpnet_small sentence_encoder_mpnet_small clip_vision_quick \
-        vae_odd vae_odd_half vae_old clip_text_quick clip_text_projection text_encoder_small; do
+        vae_odd vae_odd_half vae_old clip_text_quick clip_text_projection text_encoder_small clip_vision_whole; do
         expect 0 "$pass" test/fixtures/$name.h5 --set verify.precision=bf16
     done
     for name in unet_sd1 unet_sd1_gated unet_sd2 unet_sd2_hard unet_odd_uneven prune_step_main_hard clip_vision_gelu \

@@ -93,6 +93,9 @@ class Falsified(unittest.TestCase):
             ("frechet", "outputs/distance", 2e-6),
             ("frechet_few", "outputs/distance", 2e-6),
             ("cmmd", "outputs/distance", 2e-6),
+            ("resize_fid_up", "outputs/image", 2e-4),
+            ("resize_clip_same", "outputs/image", 2e-4),
+            ("clip_vision_whole", "outputs/image_embeds", 2e-4),
         ]
         for name, dataset, amount in cases:
             with self.subTest(name=name, dataset=dataset):
@@ -241,6 +244,13 @@ class Falsified(unittest.TestCase):
             ("frechet", replace("inputs/b", np.full((3, 7), 1e200)), "inputs/b: row 0, feature 0 is 1e+200"),
             ("frechet", replace("inputs/b", np.ones((3, 8))), "inputs/b"),
             ("frechet", replace("inputs/a", np.ones((2, 8193))), "2 rows of 8193 features"),
+            ("resize_fid_up", attribute("mode", "fid"), "mode"),
+            ("resize_fid_up", attribute("size", 0), "size"),
+            ("resize_fid_up", attribute("size", 33), "outputs/image"),
+            ("resize_fid_up", replace("inputs/image", np.zeros((1, 5, 7, 4), np.uint8)), "inputs/image"),
+            ("resize_fid_up", replace("inputs/image", np.zeros((1, 0, 7, 3), np.uint8)), "1 pictures of 7 x 0 pixels"),
+            ("resize_clip_folder", attribute("folder", "nowhere"), "nowhere: No such file"),
+            ("clip_vision_whole", replace("inputs/pixel_values", np.zeros((5, 3, 15, 14), "f4")), "inputs/pixel_values"),
             ("cmmd", replace("inputs/b", np.zeros((3, 12))), "inputs/b: row 0 is all zeros"),
             ("cmmd", replace("inputs/a", np.ones((131073, 1))), "131073 rows of 1 features"),
             ("cmmd", remove("outputs/distance"), "outputs/distance"),

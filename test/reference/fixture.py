@@ -32,8 +32,8 @@ def as_array(value):
     return value
 
 
-def write(name, model, attributes=None, **groups):
-    """Writes FOLDER/<name>.h5. Each keyword names a group and holds {dataset name: value}."""
+def write(name, model, attributes=None, pack=False, **groups):
+    """Writes FOLDER/<name>.h5. Each keyword names a group and holds {dataset name: value}. pack: values repeat."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.h5"
     # Readable by HDF5 1.10, and small: the oldest format spends kilobytes on every group.
@@ -47,7 +47,7 @@ def write(name, model, attributes=None, **groups):
             for key, value in datasets.items():
                 value = as_array(value)
                 # Random weights do not shrink, and every compressed dataset costs an index; long integer arrays do.
-                packed = value.dtype.kind == "i" and value.nbytes > 65536
+                packed = (pack or value.dtype.kind == "i") and value.nbytes > 65536
                 options = dict(compression="gzip", compression_opts=9, shuffle=True) if packed else {}
                 file.create_dataset(f"{group}/{key}", data=value, **options)
     print(f"{path.name:40s} {path.stat().st_size:9,d} bytes")

@@ -23,6 +23,11 @@ def encoded(image, kind, **options):
     return data.getvalue()
 
 
+def scaled(image, width, height, resample):
+    """Rows, then columns, in every version: Pillow 13 begins with the columns where a tall picture shrinks."""
+    return image.resize((width, image.height), resample).resize((width, height), resample)
+
+
 def resize_crop(image, size):
     """torchvision.transforms.Resize(size, BILINEAR) and CenterCrop(size) of a PIL image."""
     width, height = image.size
@@ -30,7 +35,7 @@ def resize_crop(image, size):
     if short != size:
         other = int(size * long / short)
         width, height = (size, other) if width <= height else (other, size)
-        image = image.resize((width, height), Image.BILINEAR)
+        image = scaled(image, width, height, Image.BILINEAR)
     top, left = int(round((height - size) / 2.0)), int(round((width - size) / 2.0))
     return image.crop((left, top, left + size, top + size))
 
@@ -73,9 +78,11 @@ with h5py.File(sys.argv[1], "w") as file:
     size = 16
     resize = file.create_group("resize")
     resize.attrs["size"] = size
-    for height, width in [(16, 16), (16, 37), (33, 16), (100, 61), (31, 47), (5, 9), (7, 3), (64, 64), (17, 16), (1, 2)]:
+    for height, width in [(16, 16), (16, 37), (33, 16), (100, 61), (31, 47), (5, 9), (7, 3), (64, 64), (17, 16), (1, 2),
+                          (1, 40), (33, 1), (9, 90), (70, 8)]:
         group = resize.create_group(f"{height}x{width}")
         image = Image.fromarray(picture(height, width))
         group.create_dataset("input", data=numpy.asarray(image))
         group.create_dataset("output", data=numpy.asarray(resize_crop(image, size)))
-        group.create_dataset("stretched", data=numpy.asarray(image.resize((11, 24), Image.BILINEAR)))
+        group.create_dataset("stretched", data=numpy.asarray(scaled(image, 11, 24, Image.BILINEAR)))
+        group.create_dataset("bicubic", data=numpy.asarray(scaled(image, 11, 24, Image.BICUBIC)))
