@@ -19,7 +19,8 @@ EXAMPLES = """\
 ARROWS = {"frechet": "↓", "cmmd": "↓", "clip_score": "↑", "denoising_loss": "↓"}
 METHODS = ("aptp", "single", "uniform", "random", "magnitude", "block")
 SHEET = ("aptp", "single", "uniform")  # side by side with the teacher
-PARTS = {1: "every method", 2: "one thing changed", 3: "number of experts", 4: "two more seeds", 5: "another budget"}
+PARTS = {1: "every method", 2: "one thing changed", 3: "number of experts", 4: "two more seeds", 5: "another budget",
+         6: "as many steps an expert"}
 VOICES = {1: "for", -1: "against", 0: "silent"}
 RULE = """\
 *Rule.* A difference of APTP and its rival is oriented so that positive speaks for the claim. A quantity speaks if its interval of 95 %
