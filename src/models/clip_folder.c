@@ -21,9 +21,10 @@ static const struct config_key whole_keys[] = {
 /* What a config.json says of one encoder. */
 struct encoder_part {
     struct json_document *document; // owned
+    const char *key;                // of the next in a CLIPModel's
     struct json config;
-    struct json other;  // where has_other: the same once more
-    bool whole;         // of a CLIPModel, whose projection_dim counts
+    struct json other; // where has_other: the same once more
+    bool whole;        // of a CLIPModel, whose projection_dim counts
     bool has_other;
     int64_t projection; // where whole
 };
@@ -45,6 +46,7 @@ static bool find_part(struct encoder_part *part, struct json root, const char *k
     const struct config_table tables[] = {{whole_keys, sizeof whole_keys / sizeof *whole_keys},
                                           config_model_keys};
     struct json value;
+    part->key = key;
     part->config = root;
     part->whole = is_whole(root);
     if (!part->whole) return true;
@@ -54,8 +56,7 @@ static bool find_part(struct encoder_part *part, struct json root, const char *k
         (json_member(root, "projection_dim", &value) &&
          !json_get_int64(value, 1, MAX_PROJECTION, &part->projection, fault)))
         return false;
-    part->has_other =
-        json_member(root, other_key, &part->other) && json_kind(part->other) != JSON_KIND_NULL;
+    part->has_other = json_member(root, other_key, &part->other) && json_kind(part->other) != JSON_KIND_NULL;
     return true;
 }
 
@@ -67,9 +68,9 @@ static bool part_open(struct encoder_part *part, const char *folder, const char 
            find_part(part, json_root(part->document), key, other_key, fault);
 }
 
-static bool check_equal(bool equal, struct json other, struct fault *fault)
+static bool check_equal(bool equal, const struct encoder_part *part, struct fault *fault)
 {
-    return equal || json_fault(other, fault, "another encoder than that beside it");
+    return equal || json_fault(part->other, fault, "another encoder than %s's", part->key);
 }
 
 static bool encoders_equal(const struct clip_encoder_config *a, const struct clip_encoder_config *b)
@@ -89,7 +90,7 @@ static bool read_vision(struct clip_vision_config *config, const struct encoder_
            check_equal(config->image_size == again.image_size && config->patch_size == again.patch_size &&
                            config->image_channels == again.image_channels &&
                            encoders_equal(&config->encoder, &again.encoder),
-                       part->other, fault);
+                       part, fault);
 }
 
 static bool read_text(struct clip_text_config *config, const struct encoder_part *part, struct fault *fault)
@@ -101,7 +102,7 @@ static bool read_text(struct clip_text_config *config, const struct encoder_part
     return clip_text_config_read(&again, part->other, fault) &&
            check_equal(config->vocabulary == again.vocabulary && config->positions == again.positions &&
                            encoders_equal(&config->encoder, &again.encoder),
-                       part->other, fault);
+                       part, fault);
 }
 
 // ---- weights

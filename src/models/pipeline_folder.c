@@ -4,8 +4,6 @@
 
 #include <string.h>
 
-enum { LATENT_CHANNELS = 4, VAE_LEVELS = 4, VAE_MAX_LEVELS = 16 };
-
 /* FOLDER/NAME, whose root is an object. */
 static bool open_object(const char *folder, const char *name, struct json_document **document,
                         struct fault *fault)
@@ -96,61 +94,6 @@ bool pipeline_check_index(const char *folder, struct fault *fault)
     struct json_document *document;
     if (!open_object(folder, "model_index.json", &document, fault)) return false;
     bool ok = check_index(json_root(document), fault);
-    json_free(document);
-    return ok;
-}
-
-// ---- the parts' configurations
-
-static bool read_vae(struct json root, double *scaling_factor, struct fault *fault)
-{
-    static const char *const none[] = {"shift_factor", "latents_mean", "latents_std"};
-    struct json value;
-    int64_t channels = 4, levels[VAE_MAX_LEVELS];
-    size_t count;
-    *scaling_factor = 0.18215;
-    if (json_member(root, "_class_name", &value) && !check_text(value, "AutoencoderKL", fault)) return false;
-    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
-        if (json_member(root, none[i], &value) && json_kind(value) != JSON_KIND_NULL)
-            return json_fault(value, fault, "this value is not supported, only null");
-    if (json_member(root, "latent_channels", &value) &&
-        !json_get_int64(value, LATENT_CHANNELS, LATENT_CHANNELS, &channels, fault))
-        return false;
-    if (!json_require(root, "block_out_channels", &value, fault) ||
-        !json_get_int64s(value, 1, 1 << 16, VAE_MAX_LEVELS, levels, &count, fault))
-        return false;
-    if (count != VAE_LEVELS)
-        return json_fault(value, fault, "%zu levels, allowed are %d: latents of one value for 8 x 8 pixels",
-                          count, VAE_LEVELS);
-    return !json_member(root, "scaling_factor", &value) ||
-           json_get_double(value, 1e-6, 1e5, scaling_factor, fault);
-}
-
-bool pipeline_read_vae(const char *folder, double *scaling_factor, struct fault *fault)
-{
-    struct json_document *document;
-    if (!open_object(folder, "config.json", &document, fault)) return false;
-    bool ok = read_vae(json_root(document), scaling_factor, fault);
-    json_free(document);
-    return ok;
-}
-
-static bool read_text(struct json root, int64_t *width, int64_t *tokens, struct fault *fault)
-{
-    struct json value;
-    *tokens = 77;
-    return json_require(root, "model_type", &value, fault) && check_text(value, "clip_text_model", fault) &&
-           json_require(root, "hidden_size", &value, fault) &&
-           json_get_int64(value, 1, 1 << 16, width, fault) &&
-           (!json_member(root, "max_position_embeddings", &value) ||
-            json_get_int64(value, 2, 1 << 16, tokens, fault));
-}
-
-bool pipeline_read_text(const char *folder, int64_t *width, int64_t *tokens, struct fault *fault)
-{
-    struct json_document *document;
-    if (!open_object(folder, "config.json", &document, fault)) return false;
-    bool ok = read_text(json_root(document), width, tokens, fault);
     json_free(document);
     return ok;
 }

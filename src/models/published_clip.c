@@ -22,7 +22,7 @@ static void identify(struct published_clip *clip)
     add_text(hash, check_format("clip image %lld patch %lld heads %lld activation %d epsilon %.17g\n",
                                 (long long)config->image_size, (long long)config->patch_size,
                                 (long long)config->encoder.heads, (int)config->encoder.activation,
- config->encoder.epsilon));
+                                config->encoder.epsilon));
     add_text(hash,
              check_format("filter %d shorter %d crop %d margin %d mean %.9g %.9g %.9g deviation %.9g "
                           "%.9g %.9g\n",

@@ -248,21 +248,40 @@ static const char *const renamed[][2] = {{".query.", ".to_q."},
                                          {".proj_attn.", ".to_out.0."},
                                          {NULL, NULL}};
 
+/* The weights say it all but how their channels are grouped. */
+static void identify(struct vae *vae)
+{
+    char *text = check_format("vae groups %lld", (long long)vae->config.groups);
+    struct sha256 *hash = sha256_new();
+    sha256_add(hash, text, strlen(text) + 1);
+    weights_identify(&vae->parameters, hash);
+    sha256_finish(hash, vae->id);
+    free(text);
+}
+
+static bool open_config(const char *folder, struct vae_config *config, struct fault *fault)
+{
+    struct json_document *document;
+    if (!config_open(folder, "config.json", &document, fault)) return false;
+    bool ok = read_config(config, json_root(document), fault);
+    json_free(document);
+    return ok;
+}
+
 bool vae_open(struct backend *backend, const char *folder, struct vae **vae, struct fault *fault)
 {
     struct vae_config config;
     const struct weight_names names = {.renamed = renamed};
-    struct json_document *document;
-    if (!config_open(folder, "config.json", &document, fault)) return false;
-    bool ok = read_config(&config, json_root(document), fault);
-    json_free(document);
-    *vae = ok ? vae_new(backend, &config) : NULL;
-    if (ok &&
-        !weights_load_folder(&(*vae)->parameters, folder, "diffusion_pytorch_model", &names, false, fault)) {
-        vae_delete(*vae);
-        *vae = NULL;
+    *vae = NULL;
+    if (!open_config(folder, &config, fault)) return false;
+    struct vae *opened = vae_new(backend, &config);
+    if (!weights_load_folder(&opened->parameters, folder, "diffusion_pytorch_model", &names, false, fault)) {
+        vae_delete(opened);
+        return false;
     }
-    return *vae != NULL;
+    identify(opened);
+    *vae = opened;
+    return true;
 }
 
 // ---- forward pass

@@ -10,6 +10,7 @@
 #define MODELS_VAE_H
 
 #include "base/fault.h"
+#include "io/sha256.h"
 #include "nn/resnet_block.h"
 
 enum { VAE_MAX_LEVELS = 8, VAE_MAX_LAYERS = 16 };
@@ -64,6 +65,8 @@ struct vae {
     struct parameter_set parameters;
     struct vae_half encoder, decoder;
     struct conv quant_conv, post_quant_conv; /* 1x1 */
+    char id[SHA256_HEX_SIZE]; /* of one that was opened: SHA-256 of all that its results depend on but the
+                                 precision and the tiling */
 };
 
 /* Builds layers and parameters (without memory: parameter_set_allocate). Free with vae_delete. */

@@ -4,6 +4,7 @@
 #include "io/hdf5_file.h"
 #include "io/safetensors.h"
 #include "io/safetensors_writer.h"
+#include "io/sha256.h"
 #include "tensor/backend.h"
 
 #include <math.h>
@@ -372,29 +373,54 @@ static bool write_part(const struct parameter *parameter, int part, const float 
                 : h5_write_float(writer, path, rank, shape, values, fault);
 }
 
+static void identify_part(const struct parameter *parameter, int part, const float *values,
+                          struct sha256 *hash)
+{
+    const char *name = parameter->part[part].name;
+    int64_t shape[TENSOR_MAX_RANK];
+    int rank = weights_file_shape(parameter, part, shape);
+    sha256_add(hash, name, strlen(name) + 1);
+    sha256_add(hash, shape, (size_t)rank * sizeof *shape);
+    sha256_add(hash, values, (size_t)part_elements(parameter, part) * sizeof *values);
+}
+
 static bool copy_all(const struct weight_file *file, const struct parameter_set *set,
-                     struct h5_writer *writer, const char *group, bool half, struct fault *fault)
+                     struct h5_writer *writer, const char *group, bool half, struct sha256 *hash,
+                     struct fault *fault)
 {
     float *host = parameter_buffer(set);
     bool ok = true;
     for (int i = 0; ok && i < set->count; i++)
-        for (int part = 0; ok && part < set->items[i]->part_count; part++)
+        for (int part = 0; ok && part < set->items[i]->part_count; part++) {
             ok = weight_read(file, set->items[i], part, host, fault) &&
                  write_part(set->items[i], part, host, writer, group, half, fault);
+            if (ok) identify_part(set->items[i], part, host, hash);
+        }
     free(host);
     return ok;
 }
 
 bool weights_copy_safetensors(const struct parameter_set *set, const struct safetensors *safetensors,
                               const struct weight_names *names, struct h5_writer *writer, const char *group,
-                              bool half, struct fault *fault)
+                              bool half, struct sha256 *hash, struct fault *fault)
 {
     if (!names) names = &same_names;
     struct weight_file file = published(set, safetensors, names);
-    bool ok =
-        check_file(&file, set, names->ignored, fault) && copy_all(&file, set, writer, group, half, fault);
+    bool ok = check_file(&file, set, names->ignored, fault) &&
+              copy_all(&file, set, writer, group, half, hash, fault);
     forget_published(&file);
     return ok;
+}
+
+void weights_identify(const struct parameter_set *set, struct sha256 *hash)
+{
+    float *host = parameter_buffer(set);
+    for (int i = 0; i < set->count; i++)
+        for (int part = 0; part < set->items[i]->part_count; part++) {
+            parameter_part_download(set, set->items[i], part, host);
+            identify_part(set->items[i], part, host, hash);
+        }
+    free(host);
 }
 
 bool weights_write_h5(const struct parameter_set *set, float *const *values, struct h5_writer *writer,

@@ -40,10 +40,10 @@ bool weights_check_safetensors(const struct parameter_set *set, const struct saf
                                const struct weight_names *names, struct fault *fault);
 
 /* Copies them into a group of an HDF5 file, as weights_write_h5 writes a set; the set needs no memory, one
- * tensor at a time is in memory. */
+ * tensor at a time is in memory. Adds them to `hash` as weights_identify does. */
 bool weights_copy_safetensors(const struct parameter_set *set, const struct safetensors *safetensors,
                               const struct weight_names *names, struct h5_writer *writer, const char *group,
-                              bool half, struct fault *fault);
+                              bool half, struct sha256 *hash, struct fault *fault);
 
 /* Writes a group of an HDF5 file: the masters, or `values[parameter][elements]` in the backend's memory when
  * not NULL (moments, averages: the same names and shapes). `half`: as IEEE half. */
@@ -62,7 +62,9 @@ bool weights_write_safetensors(const struct parameter_set *set, const char *path
 bool weights_check_finite(const char *path, const char *name, int64_t count, const float *values,
                           struct fault *fault);
 
-/* Adds the set's weights (not frozen), their names and shapes to a hash, whatever file they came from. */
+/* Adds the set's weights (not frozen), their names and shapes to a hash: what tells a network from others,
+ * whatever file it came from. Of each part in the set's order: its name with the closing zero, its shape as
+ * 64-bit integers, its values as 32-bit floats, all little-endian. */
 void weights_identify(const struct parameter_set *set, struct sha256 *hash);
 
 /* Shape of a part as files hold it (PyTorch): [rows, ...]; returns its rank. */

@@ -1,20 +1,20 @@
 /* Phase import: a published diffusers model into teacher.h5.
  *
  *  1. where its parts lie
- *  2. their configurations, and whether they fit each other and what this program can do
- *  3. weights: whether the UNet's are those of its configuration, and what there is; no value is read
- *  4. ids of the networks, which later phases compare with those of the folders that they read
- *  5. the file: the UNet's weights, one tensor at a time
+ *  2. VAE and text encoder, opened as later phases will: their ids, which those compare
+ *  3. the UNet: its configuration, and whether it fits the others; what weights there are, no value is read
+ *  4. the file: the UNet's weights, one tensor at a time
  *
- * Rank 0 does it all. VAE and text encoder stay in their folders, where later phases read them. */
+ * Rank 0 does it all. VAE and text encoder stay in their folders. */
 #include "phases/import.h"
 
 #include "base/check.h"
+#include "diffusion/latent_codec.h"
 #include "diffusion/scheduler_config.h"
 #include "io/safetensors.h"
 #include "io/text_file.h"
 #include "models/pipeline_folder.h"
-#include "models/published_id.h"
+#include "models/text_encoder.h"
 #include "models/weights.h"
 #include "phases/provenance.h"
 #include "phases/teacher.h"
@@ -28,8 +28,6 @@ enum { MAX_CONFIG_BYTES = 1 << 20, USUAL_LATENTS = 64 };
 enum part { PART_UNET, PART_SCHEDULER, PART_VAE, PART_TEXT_ENCODER, PART_TOKENIZER, PARTS };
 static const char *const part_name[PARTS] = {"unet", "scheduler", "vae", "text_encoder", "tokenizer"};
 
-static const char diffusers_stem[] = "diffusion_pytorch_model", transformers_stem[] = "model";
-
 struct importing {
     struct run *run;
     const struct import_cfg *cfg;
@@ -42,8 +40,8 @@ struct importing {
     struct lineage lineage;
     struct safetensors *weights; // the UNet's; owned
     bool half;                   // as they will be written
-    int64_t largest;             // elements of a tensor, of any network
-    char unet_id[SHA256_HEX_SIZE], text_weights_id[SHA256_HEX_SIZE];
+    int64_t largest;             // elements of a tensor of the UNet
+    size_t network_bytes;        // of VAE or text encoder, whichever is larger
 };
 
 // ---- 1: parts
@@ -58,7 +56,57 @@ static bool find_parts(struct importing *importing, struct fault *fault)
     return !*cfg->folder || pipeline_check_index(cfg->folder, fault);
 }
 
-// ---- 2: configurations
+// ---- 2: VAE and text encoder
+
+static void note_network(struct importing *importing, const struct backend *backend, enum part part,
+                         const struct parameter_set *parameters, const char *id)
+{
+    size_t bytes = backend_bytes(backend);
+    if (bytes > importing->network_bytes) importing->network_bytes = bytes;
+    log_info(importing->run->log, "%s: %.2f M parameters, id %s", part_name[part],
+             (double)parameter_set_elements(parameters) / 1e6, id);
+}
+
+static bool open_vae(struct importing *importing, struct backend *backend, struct fault *fault)
+{
+    struct latent_codec codec;
+    if (!latent_codec_open_vae(&codec, backend, importing->folder[PART_VAE], DTYPE_F32, false, fault))
+        return false;
+    importing->lineage.latent = codec.form;
+    memcpy(importing->lineage.vae, codec.vae->id, sizeof importing->lineage.vae);
+    note_network(importing, backend, PART_VAE, &codec.vae->parameters, codec.vae->id);
+    latent_codec_close(&codec);
+    return true;
+}
+
+static bool open_text_encoder(struct importing *importing, struct backend *backend, struct fault *fault)
+{
+    struct text_encoder encoder;
+    if (!text_encoder_open(&encoder, backend, importing->folder[PART_TEXT_ENCODER],
+                           importing->folder[PART_TOKENIZER],
+                           (struct text_encoder_options){.batch = 1, .dtype = DTYPE_F32}, fault))
+        return false;
+    importing->text_width = encoder.channels;
+    importing->tokens = encoder.tokens;
+    importing->lineage.text_encoder = check_strdup(encoder.id);
+    importing->lineage.sentence_encoder = check_strdup("");
+    note_network(importing, backend, PART_TEXT_ENCODER, &encoder.parameters, encoder.id);
+    text_encoder_close(&encoder);
+    return true;
+}
+
+/* One at a time is in memory. */
+static bool open_networks(struct importing *importing, struct fault *fault)
+{
+    struct backend *backend = backend_open(BACKEND_CPU);
+    timer_start(importing->run->timers, "networks");
+    bool ok = open_vae(importing, backend, fault) && open_text_encoder(importing, backend, fault);
+    timer_stop(importing->run->timers, "networks");
+    backend_close(backend);
+    return ok;
+}
+
+// ---- 3: the UNet
 
 static bool read_unet_config(struct importing *importing, struct fault *fault)
 {
@@ -79,16 +127,6 @@ static bool read_schedule(struct importing *importing, struct fault *fault)
     return ok;
 }
 
-static bool read_latent_form(struct importing *importing, struct fault *fault)
-{
-    struct latent_form *form = &importing->lineage.latent;
-    double factor;
-    if (!pipeline_read_vae(importing->folder[PART_VAE], &factor, fault)) return false;
-    form->kind = LATENT_VAE;
-    for (int c = 0; c < latent_channels(LATENT_VAE); c++) form->scale[c] = factor;
-    return true;
-}
-
 static bool check_fit(const struct importing *importing, struct fault *fault)
 {
     const struct unet_config *config = &importing->unet->config;
@@ -106,17 +144,6 @@ static bool check_fit(const struct importing *importing, struct fault *fault)
                        unet, (long long)config->text_width, importing->folder[PART_TEXT_ENCODER],
                        (long long)importing->text_width);
 }
-
-static bool read_configs(struct importing *importing, struct fault *fault)
-{
-    return read_unet_config(importing, fault) && read_schedule(importing, fault) &&
-           read_latent_form(importing, fault) &&
-           pipeline_read_text(importing->folder[PART_TEXT_ENCODER], &importing->text_width,
-                              &importing->tokens, fault) &&
-           check_fit(importing, fault);
-}
-
-// ---- 3: weights
 
 /* Their types: "F16", or "F16 and F32". */
 static bool describe_types(const struct safetensors *file, char text[32], struct fault *fault)
@@ -140,25 +167,25 @@ static bool describe_types(const struct safetensors *file, char text[32], struct
     return true;
 }
 
-/* Elements of a network's tensors; notes the largest. */
-static int64_t count_elements(struct importing *importing, const struct safetensors *file)
+/* Elements of all tensors; notes the largest. */
+static int64_t count_elements(struct importing *importing)
 {
     int64_t sum = 0;
-    for (int i = 0; i < safetensors_count(file); i++) {
-        int64_t elements = safetensors_info(file, i)->elements;
+    for (int i = 0; i < safetensors_count(importing->weights); i++) {
+        int64_t elements = safetensors_info(importing->weights, i)->elements;
         sum += elements;
         if (elements > importing->largest) importing->largest = elements;
     }
     return sum;
 }
 
-static bool check_unet(struct importing *importing, struct fault *fault)
+static bool check_weights(struct importing *importing, struct fault *fault)
 {
     const struct unet *unet = importing->unet;
     int64_t side = unet->config.sample_size ? unet->config.sample_size : USUAL_LATENTS;
     char types[32];
     struct safetensors **file = &importing->weights;
-    if (!safetensors_open_folder(importing->folder[PART_UNET], diffusers_stem, file, fault) ||
+    if (!safetensors_open_folder(importing->folder[PART_UNET], "diffusion_pytorch_model", file, fault) ||
         !weights_check_safetensors(&unet->parameters, *file, NULL, fault) ||
         !describe_types(*file, types, fault))
         return false;
@@ -169,30 +196,17 @@ static bool check_unet(struct importing *importing, struct fault *fault)
     log_info(importing->run->log,
              "unet: %.2f M parameters in %d tensors of %s, %d file%s; %.3f GMACs a sample at %lld x %lld "
              "latents and %lld tokens",
-             (double)count_elements(importing, *file) / 1e6, safetensors_count(*file), types, parts,
+             (double)count_elements(importing) / 1e6, safetensors_count(*file), types, parts,
              parts == 1 ? "" : "s", macs.total / 1e9, (long long)side, (long long)side,
              (long long)importing->tokens);
     unit_macs_free(&macs);
     return true;
 }
 
-/* Of another network the header alone: its weights are checked by who computes with them. */
-static bool check_network(struct importing *importing, enum part part, const char *stem, struct fault *fault)
+static bool read_unet(struct importing *importing, struct fault *fault)
 {
-    struct safetensors *file;
-    if (!safetensors_open_folder(importing->folder[part], stem, &file, fault)) return false;
-    int parts = safetensors_parts(file);
-    log_info(importing->run->log, "%s: %.2f M parameters in %d tensors, %d file%s", part_name[part],
-             (double)count_elements(importing, file) / 1e6, safetensors_count(file), parts,
-             parts == 1 ? "" : "s");
-    safetensors_close(file);
-    return true;
-}
-
-static bool check_weights(struct importing *importing, struct fault *fault)
-{
-    return check_unet(importing, fault) && check_network(importing, PART_VAE, diffusers_stem, fault) &&
-           check_network(importing, PART_TEXT_ENCODER, transformers_stem, fault);
+    return read_unet_config(importing, fault) && read_schedule(importing, fault) &&
+           check_fit(importing, fault) && check_weights(importing, fault);
 }
 
 static void report(const struct importing *importing)
@@ -207,57 +221,45 @@ static void report(const struct importing *importing)
              (long long)importing->text_width);
     log_info(log, "disk needed: about %.1f MiB of %s, weights as %s", bytes / 0x1p20,
              importing->cfg->teacher_file, importing->half ? "IEEE half" : "fp32");
-    log_info(log, "planned memory: about %.1f MiB, two copies of the largest tensor",
-             2.0 * sizeof(float) * (double)importing->largest / 0x1p20);
+    double copies = 2.0 * sizeof(float) * (double)importing->largest,
+           network = (double)importing->network_bytes;
+    log_info(log,
+             "planned memory: about %.1f MiB, the largest network but the UNet, of which %.1f MiB are in "
+             "memory at once",
+             (copies > network ? copies : network) / 0x1p20, copies / 0x1p20);
 }
 
-// ---- 4: ids
+// ---- 4: the file
 
-static bool find_ids(struct importing *importing, struct fault *fault)
-{
-    const struct log *log = importing->run->log;
-    struct lineage *lineage = &importing->lineage;
-    lineage->text_encoder = check_calloc(SHA256_HEX_SIZE, 1);
-    lineage->sentence_encoder = check_strdup("");
-    if (!published_weights_id(importing->folder[PART_UNET], diffusers_stem, importing->unet_id, fault) ||
-        !published_weights_id(importing->folder[PART_VAE], diffusers_stem, lineage->vae, fault) ||
-        !published_weights_id(importing->folder[PART_TEXT_ENCODER], transformers_stem,
-                              importing->text_weights_id, fault) ||
-        !published_text_id(importing->text_weights_id, importing->folder[PART_TOKENIZER],
-                           lineage->text_encoder, fault))
-        return false;
-    log_info(log, "unet: id %s", importing->unet_id);
-    log_info(log, "vae: id %s", lineage->vae);
-    log_info(log, "text_encoder: id with its tokenizer %s", lineage->text_encoder);
-    return true;
-}
-
-// ---- 5: the file
-
-static bool write_contents(const struct importing *importing, struct h5_writer *writer, struct fault *fault)
+static bool write_contents(const struct importing *importing, struct h5_writer *writer,
+                           struct sha256 *unet_hash, struct fault *fault)
 {
     return h5_write_text(writer, "config", importing->config_text, fault) &&
            teacher_write_schedule(&importing->schedule, writer, fault) &&
            lineage_write(&importing->lineage, FILE_TEACHER, writer, fault) &&
            weights_copy_safetensors(&importing->unet->parameters, importing->weights, NULL, writer, "weights",
-                                    importing->half, fault);
+                                    importing->half, unet_hash, fault);
 }
 
 static bool write_teacher(const struct importing *importing, struct fault *fault)
 {
-    const struct h5_parent parent[] = {{"unet", importing->unet_id},
-                                       {"vae", importing->lineage.vae},
-                                       {"text_encoder", importing->text_weights_id}};
-    struct h5_provenance provenance =
-        run_provenance(importing->run, &importing->cfg->run, NULL, DTYPE_F32, parent, 3);
     struct h5_writer *writer;
     if (!h5_create(importing->cfg->teacher_file, FILE_TEACHER, &writer, fault)) return false;
-    if (!write_contents(importing, writer, fault)) {
+    struct sha256 *hash = sha256_new();
+    if (!write_contents(importing, writer, hash, fault)) {
+        sha256_free(hash);
         h5_abandon(writer);
         return false;
     }
-    char content_id[SHA256_HEX_SIZE];
+    char unet_id[SHA256_HEX_SIZE], content_id[SHA256_HEX_SIZE];
+    sha256_finish(hash, unet_id);
+    const struct lineage *lineage = &importing->lineage;
+    const struct h5_parent parent[] = {
+        {"unet", unet_id}, {"vae", lineage->vae}, {"text_encoder", lineage->text_encoder}};
+    struct h5_provenance provenance =
+        run_provenance(importing->run, &importing->cfg->run, NULL, DTYPE_F32, parent, 3);
     if (!h5_finish(writer, &provenance, content_id, fault)) return false;
+    log_info(importing->run->log, "unet: id %s", unet_id);
     log_info(importing->run->log, "wrote %s, weights as %s, content id %.12s", importing->cfg->teacher_file,
              importing->half ? "IEEE half" : "fp32", content_id);
     return true;
@@ -266,17 +268,14 @@ static bool write_teacher(const struct importing *importing, struct fault *fault
 static bool import_model(struct importing *importing, struct fault *fault)
 {
     struct timers *timers = importing->run->timers;
-    if (!find_parts(importing, fault) ||   // 1
-        !read_configs(importing, fault) || // 2
-        !check_weights(importing, fault))  // 3
+    if (!find_parts(importing, fault) ||    // 1
+        !open_networks(importing, fault) || // 2
+        !read_unet(importing, fault))       // 3
         return false;
     report(importing);
     if (importing->run->check_only) return true;
-    timer_start(timers, "ids");
-    bool ok = find_ids(importing, fault); // 4
-    timer_stop(timers, "ids");
     timer_start(timers, "write");
-    ok = ok && write_teacher(importing, fault); // 5
+    bool ok = write_teacher(importing, fault); // 4
     timer_stop(timers, "write");
     return ok;
 }

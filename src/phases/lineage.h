@@ -8,10 +8,10 @@
 
 struct lineage {
     struct latent_form latent;
-    char vae[SHA256_HEX_SIZE]; /* id of the VAE of kind vae (models/published_id.h); "" of other kinds */
-    char *text_encoder;        /* SHA-256 of weights and pooling, or models/published_id.h; owned */
-    char *sentence_encoder;    /* the same; "" in a file that has none (teacher.h5, expert_NN.h5), where that
-                                  of data.h5 counts; owned */
+    char vae[SHA256_HEX_SIZE];        /* id of the VAE of kind vae (models/vae.h); "" of other kinds */
+    char *text_encoder;               /* prompt_encoder_states_id; owned */
+    char *sentence_encoder;           /* prompt_encoder_embedding_id; "" in a file that has none (teacher.h5,
+                                         expert_NN.h5), where that of data.h5 counts; owned */
     char content_id[SHA256_HEX_SIZE]; /* of the file it was read from */
 };
 

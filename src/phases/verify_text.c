@@ -1,8 +1,8 @@
 /* References of tokenizers, sentence encoders and Stable Diffusion's text encoder. */
 #include "base/check.h"
 #include "models/sentence_encoder.h"
-#include "models/token_encoder_folder.h"
 #include "models/text_encoder.h"
+#include "models/token_encoder_folder.h"
 #include "models/weights.h"
 #include "phases/verify_models.h"
 

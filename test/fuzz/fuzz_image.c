@@ -2,7 +2,7 @@
 // hardly a changed byte would get further than there. What is decoded is then cropped and scaled.
 #include "base/check.h"
 #include "fuzz/harness.h"
-#include "io/image.h"
+#include "io/image_resample.h"
 
 #include <arpa/inet.h>
 #include <stdlib.h>
@@ -19,7 +19,9 @@ static void decode(const uint8_t *data, size_t size)
                          EXIT_CODE_INPUT))
         return;
     CHECK((int64_t)image.height * image.width <= MAX_PIXELS, "%d x %d pixels", image.width, image.height);
-    struct image crop = image_resize_crop(&image, 16), stretched = image_resize(&image, 7, 19);
+    struct image_crop square = {.filter = IMAGE_BICUBIC, .shorter = 17, .crop = 16};
+    struct image crop = image_resize_crop(&image, square),
+                 stretched = image_resize(&image, IMAGE_BILINEAR, 7, 19);
     image_free(&crop);
     image_free(&stretched);
     image_free(&image);

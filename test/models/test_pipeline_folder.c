@@ -1,4 +1,4 @@
-/* What a published pipeline's folder says of its parts, and what is refused by name. */
+/* What a published pipeline's model_index.json may say, and what is refused by name. */
 #include "base/check.h"
 #include "models/pipeline_folder.h"
 #include "support/files.h"
@@ -88,70 +88,10 @@ static void indexes(void **state)
     }
 }
 
-#define LEVELS "\"block_out_channels\": [128, 256, 512, 512]"
-
-static void vaes(void **state)
-{
-    (void)state;
-    double factor = 0;
-    write_text("config.json", "{" LEVELS "}"); // Stable Diffusion 1's does not name its factor
-    GOOD(pipeline_read_vae(folder, &factor, &fault));
-    assert_true(factor == 0.18215);
-    write_text("config.json", "{\"_class_name\": \"AutoencoderKL\", " LEVELS
-                              ", \"scaling_factor\": 0.25, \"latent_channels\": 4, \"shift_factor\": null}");
-    GOOD(pipeline_read_vae(folder, &factor, &fault));
-    assert_true(factor == 0.25);
-    static const struct refusal cases[] = {
-        {"[]", "allowed an object"},
-        {"{\"_class_name\": \"AutoencoderTiny\", " LEVELS "}",
-         "found \"AutoencoderTiny\", allowed is \"AutoencoderKL\""},
-        {"{}", "block_out_channels"},
-        {"{\"block_out_channels\": [8, 8]}", "block_out_channels: 2 levels, allowed are 4"},
-        {"{" LEVELS ", \"latent_channels\": 16}", "latent_channels"},
-        {"{" LEVELS ", \"shift_factor\": 0.1}", "shift_factor: this value is not supported, only null"},
-        {"{" LEVELS ", \"latents_mean\": [0, 0, 0, 1]}", "latents_mean: this value is not supported"},
-        {"{" LEVELS ", \"latents_std\": [1, 1, 1, 2]}", "latents_std: this value is not supported"},
-        {"{" LEVELS ", \"scaling_factor\": 0}", "scaling_factor"},
-        {"{" LEVELS ", \"scaling_factor\": \"large\"}", "scaling_factor"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        write_text("config.json", cases[i].text);
-        FAILS(pipeline_read_vae(folder, &factor, &fault), EXIT_CODE_INPUT, cases[i].message);
-    }
-}
-
-static void text_encoders(void **state)
-{
-    (void)state;
-    int64_t width = 0, tokens = 0;
-    write_text("config.json", "{\"model_type\": \"clip_text_model\", \"hidden_size\": 1024}");
-    GOOD(pipeline_read_text(folder, &width, &tokens, &fault));
-    assert_true(width == 1024 && tokens == 77);
-    write_text("config.json", "{\"model_type\": \"clip_text_model\", \"hidden_size\": 8, "
-                              "\"max_position_embeddings\": 12}");
-    GOOD(pipeline_read_text(folder, &width, &tokens, &fault));
-    assert_true(width == 8 && tokens == 12);
-    static const struct refusal cases[] = {
-        {"{\"hidden_size\": 8}", "model_type"},
-        {"{\"model_type\": \"t5\", \"hidden_size\": 8}",
-         "model_type: found \"t5\", allowed is \"clip_text_model\""},
-        {"{\"model_type\": \"clip_text_model\"}", "hidden_size"},
-        {"{\"model_type\": \"clip_text_model\", \"hidden_size\": -1}", "hidden_size"},
-        {"{\"model_type\": \"clip_text_model\", \"hidden_size\": 8, \"max_position_embeddings\": 1}",
-         "max_position_embeddings"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        write_text("config.json", cases[i].text);
-        FAILS(pipeline_read_text(folder, &width, &tokens, &fault), EXIT_CODE_INPUT, cases[i].message);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(indexes),
-        cmocka_unit_test(vaes),
-        cmocka_unit_test(text_encoders),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

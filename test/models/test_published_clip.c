@@ -174,7 +174,7 @@ static void other_folders_are_refused(void **state)
     const char *const cases[][4] = {
         {"config.json", "\"vision_config\"", "\"_vision_config\"", "vision_config"},
         {"config.json", "\"num_attention_heads\": 4", "\"num_attention_heads\": 3",
-         "vision_config_dict: another image encoder than vision_config's"},
+         "vision_config_dict: another encoder than vision_config's"},
         {"config.json", "\"model_type\": \"clip\"", "\"model_type\": \"clip_vision_model\"", "unknown key"},
         {"config.json", "\"projection_dim\": 11", "\"projection_dim\": 12",
          "visual_projection.weight is [11, 24], allowed [12, 24]"},

@@ -6,7 +6,6 @@ follow; prune, assign and finetune on latents and token states that belong to th
 
 Usage: test_import.py APTP
 """
-import hashlib
 import json
 import pathlib
 import shutil
@@ -23,23 +22,6 @@ DECK_FAULT, INPUT_FAULT, OUTPUT_FAULT = 2, 3, 4
 STEM = "diffusion_pytorch_model"
 FILE, INDEX = f"unet/{STEM}.safetensors", f"unet/{STEM}.safetensors.index.json"
 TOKENS, WIDTH = 12, 18  # of the small text encoder
-
-
-def weights_id(tensors):
-    """models/published_id.h, in Python."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors, key=str.encode):
-        if tensors[name].dtype.kind == "f":
-            digest.update(name.encode() + b"\0" + numpy.array([tensors[name].ndim, *tensors[name].shape], "<i8").tobytes())
-            digest.update(tensors[name].astype("<f4").tobytes())
-    return digest.hexdigest()
-
-
-def text_id(folder):
-    files = [hashlib.sha256((folder / "tokenizer" / name).read_bytes()).hexdigest() for name in ("vocab.json", "merges.txt")]
-    weights = weights_id(read_safetensors(folder / "text_encoder/model.safetensors"))
-    text = f"clip_text weights {weights}\nclip tokenizer vocabulary {files[0]} merges {files[1]}\n"
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def text_of(file, name):
@@ -83,12 +65,51 @@ class Trial:
             self.checks.that(list(file["schedule/betas"]) == [0.00085, 0.012], "betas")
             self.checks.that(text_of(file, "latent/kind") == "vae", "kind of latents")
             self.checks.that(list(file["latent/scale"]) == 4 * [0.18215], "factors of the latents")
-            vae = weights_id(read_safetensors(self.good / f"vae/{STEM}.safetensors"))
-            self.checks.that(text_of(file, "latent/vae") == vae, "id of the VAE")
-            self.checks.that(text_of(file, "encoder/text") == text_id(self.good), "id of the text encoder")
             self.checks.that("sentence" not in file["encoder"], "a teacher has no sentence encoder")
             said = " ".join(str(value) for value in file.attrs.values())
-            self.checks.that(weights_id(self.weights) in said and vae in said, "provenance names the folders' ids")
+            self.checks.that(all(text_of(file, name) in said for name in ("latent/vae", "encoder/text")), "provenance names the folders' ids")
+
+    def ids(self):
+        """Of VAE and text encoder: the same for other forms of the same files, another for anything that results depend on."""
+        def ids_of(name, settings=None):
+            with self.make(name, settings) as file:
+                return text_of(file, "latent/vae"), text_of(file, "encoder/text")
+
+        vae, text = ids_of("teacher.h5")
+        weights = {"vae": f"vae/{STEM}.safetensors", "text_encoder": "text_encoder/model.safetensors"}
+        folder = self.copy()
+        for place in weights.values():
+            tensors = read_safetensors(folder / place)
+            (folder / place).unlink()
+            write_sharded((folder / place).parent, pathlib.Path(place).stem, tensors, 2)
+        (folder / "tokenizer/tokenizer.json").unlink()
+        self.checks.that(ids_of("parts.h5") == (vae, text), "weights in parts, the tokenizer in its older files")
+
+        def changed(what, place, edit, same):
+            path = self.copy() / place
+            edit(path)
+            found = ids_of("changed.h5")
+            self.checks.that([a == b for a, b in zip(found, (vae, text))] == same, f"{what}: ids that stay")
+
+        def weight(path):
+            tensors = {name: values.copy() for name, values in read_safetensors(path).items()}
+            tensors[next(iter(tensors))].flat[0] += 1
+            write_safetensors(path, tensors)
+
+        def merges(path):
+            content = json.loads(path.read_text())
+            listed = content["model"]["merges"]
+            listed[-1], listed[-2] = listed[-2], listed[-1]
+            path.write_text(json.dumps(content))
+
+        changed("a weight of the VAE", weights["vae"], weight, [False, True])
+        changed("its groups", "vae/config.json", lambda path: path.write_text(path.read_text().replace('"norm_num_groups": 4', '"norm_num_groups": 2')),
+                [False, True])
+        changed("a weight of the text encoder", weights["text_encoder"], weight, [True, False])
+        changed("its activation", "text_encoder/config.json", lambda path: path.write_text(path.read_text().replace('"gelu"', '"quick_gelu"')),
+                [True, False])
+        changed("the order of merges", "tokenizer/tokenizer.json", merges, [True, False])
+        self.copy()
 
     def forms(self):
         """Parts, 16-bit types, keys for each part, ranks: the same file."""
@@ -120,11 +141,11 @@ class Trial:
         self.copy()
 
     def report(self):
-        """--check reads no values, says what is there and what is needed, and writes nothing."""
+        """--check reads no values of the UNet, says what is there and what is needed, and writes nothing."""
         result = self.chain.run("import", settings={"files.teacher": "none.h5", "run.log": "normal"}, arguments=["--check"])
         count = sum(values.size for values in self.weights.values())
         for text in (f"{count / 1e6:.2f} M parameters in {len(self.weights)} tensors of F32, 1 file;", "predicts epsilon",
-                     "0.00085 to 0.012", f"disk needed: about {4 * count / 2**20:.1f} MiB", "planned memory", "GMACs", "12 token states of 18", "vae: 0.00 M parameters in 2 tensors"):
+                     "0.00085 to 0.012", f"disk needed: about {4 * count / 2**20:.1f} MiB", "planned memory", "GMACs", "12 token states of 18", "vae: 0.02 M parameters, id "):
             self.checks.that(text in result.stdout, f"--check does not say \"{text}\":\n{result.stdout}")
         self.checks.that(result.returncode == 0 and not self.chain.path("none.h5").exists(), "--check")
 
@@ -148,18 +169,21 @@ class Trial:
             (unet, {"in_channels": 9}, "in_channels is 9 and out_channels 4, the VAE's latents have 4"),
             (unet, {"cross_attention_dim": 32}, "cross_attention_dim is 32, hidden_size in model/text_encoder/config.json is 18"),
             (unet, {"new_key": 1}, "new_key: unknown key"),
-            ("vae/config.json", {"shift_factor": 0.1}, "shift_factor: this value is not supported, only null"),
-            ("text_encoder/config.json", {"model_type": "t5"}, "model_type: found \"t5\", allowed is \"clip_text_model\""),
+            ("vae/config.json", {"shift_factor": 0.1}, "shift_factor: "),
+            ("text_encoder/config.json", {"model_type": "t5"}, "model_type: "),
             ("model_index.json", {"_class_name": "StableDiffusionXLPipeline"}, "allowed is \"StableDiffusionPipeline\""),
         ]
         for name, values, message in cases:
             self.copy()
             self.set_json(name, **values)
             self.expect(f"{name} {values}", INPUT_FAULT, f"model/{name}: ", message)
-        for name, message in [("model_index.json", "model_index.json"), ("tokenizer/merges.txt", "merges.txt"), (FILE, "model/unet: no weights")]:
+        for names, message in [(["model_index.json"], "model_index.json"), (["tokenizer/merges.txt", "tokenizer/tokenizer.json"], "merges.txt"),
+                               ([FILE], "model/unet: no weights"), (["vae/config.json"], "model/vae/config.json"),
+                               (["text_encoder/model.safetensors"], "model/text_encoder: no weights")]:
             folder = self.copy()
-            (folder / name).unlink()
-            self.expect(f"{name} missing", INPUT_FAULT, message)
+            for name in names:
+                (folder / name).unlink()
+            self.expect(f"{names} missing", INPUT_FAULT, message)
         self.copy()
         self.expect("no folder", DECK_FAULT, "import.folder and import.unet are empty: one must be set", settings={"import.folder": '""'})
         self.set_json(scheduler, solver_order=2, timestep_spacing="leading", use_karras_sigmas=True, steps_offset=0)
@@ -174,15 +198,18 @@ class Trial:
         bad.flat[-1], large.flat[0] = numpy.nan, 1e6
         for what, tensors, message in [("missing", rest, f"1 missing ({name})"),
                                        ("extra", {**self.weights, "extra.bias": values}, "does not have (extra.bias)"),
-                                       ("shape", {**rest, name: values[:-1]}, f"{name} is [23, "),
+                                       ("shape", {**rest, name: values[:-1]}, f"{name} is [15, "),
                                        ("type", {**rest, name: numpy.zeros(values.shape, "<i8")}, f"{name}: type is I64"),
                                        ("not finite", {**rest, name: bad}, f"{name}: element {values.size - 1} is not finite")]:
             folder = self.copy()
             write_safetensors(folder / FILE, tensors)
             self.expect(what, INPUT_FAULT, message)
         folder = self.copy()
-        write_safetensors(folder / f"vae/{STEM}.safetensors", {"some.weight": bad})
-        self.expect("VAE not finite", INPUT_FAULT, "some.weight: element", "is not finite")
+        tensors = read_safetensors(folder / f"vae/{STEM}.safetensors")
+        write_safetensors(folder / f"vae/{STEM}.safetensors", {**tensors, "quant_conv.bias": numpy.full(8, numpy.nan, "<f4")})
+        self.expect("VAE not finite", INPUT_FAULT, "quant_conv.bias: element 0 is not finite")
+        write_safetensors(folder / f"vae/{STEM}.safetensors", {**tensors, "quant_conv.bias": numpy.zeros(7, "<f4")})
+        self.expect("VAE of another shape", INPUT_FAULT, "model/vae", "quant_conv.bias is [7]")
         folder = self.copy()
         write_safetensors(folder / FILE, {**rest, name: large})
         self.expect("half", OUTPUT_FAULT, name, settings={"import.weights": "half"})
@@ -285,7 +312,7 @@ class Trial:
 def main():
     with tempfile.TemporaryDirectory(prefix="aptp_import_") as folder:
         trial = Trial(sys.argv[1], folder)
-        for part in (trial.contents, trial.forms, trial.report, trial.configurations, trial.bad_weights, trial.indexes,
+        for part in (trial.contents, trial.ids, trial.forms, trial.report, trial.configurations, trial.bad_weights, trial.indexes,
                      trial.chain_on_it, trial.pretrain_on_it):
             part()
         trial.checks.end()

@@ -1,6 +1,6 @@
-"""Published models in small: folders as diffusers and transformers write them, with random weights, made with numpy alone.
+"""Published models in small: folders as diffusers and transformers write them, with random weights.
 
-    write_pipeline(folder, unet)   model_index.json, unet, scheduler, vae, text_encoder, tokenizer
+    write_pipeline(folder)   model_index.json, unet, scheduler, vae, text_encoder, tokenizer
     write_safetensors(path, tensors, "F16"); write_sharded(folder, stem, tensors, parts); read_safetensors(path)
 """
 import json
@@ -12,20 +12,6 @@ import numpy
 
 TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}
 FIXTURES = pathlib.Path(__file__).resolve().parents[1] / "fixtures"
-
-SCHEDULER = {  # Stable Diffusion 1.5's
-    "_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012, "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085, "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1,
-    "trained_betas": None, "clip_sample": False,
-}
-VAE = {"_class_name": "AutoencoderKL", "latent_channels": 4, "block_out_channels": [8, 8, 16, 16], "scaling_factor": 0.18215}
-INDEX = {
-    "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.6.0",
-    "feature_extractor": ["transformers", "CLIPImageProcessor"], "safety_checker": [None, None],
-    "scheduler": ["diffusers", "PNDMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
 
 
 def read_safetensors(path):
@@ -79,31 +65,6 @@ def write_sharded(folder, stem, tensors, parts, dtype="F32"):
     (folder / f"{stem}.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": place}))
 
 
-def write_json(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2) + "\n")
-
-
-def write_pipeline(folder, unet="unet_sd1"):
-    """A pipeline whose UNet is that fixture, with a VAE and a text encoder that have a few tensors only: what import must know
-    of them is in their configurations."""
-    folder = pathlib.Path(folder)
-    random = numpy.random.default_rng(3)
-
-    def tensor(*shape):
-        return random.standard_normal(shape).astype("<f4")
-
-    shutil.copytree(FIXTURES / unet, folder / "unet")
-    width = json.loads((folder / "unet/config.json").read_text())["cross_attention_dim"]
-    write_json(folder / "model_index.json", INDEX)
-    write_json(folder / "scheduler/scheduler_config.json", SCHEDULER)
-    write_json(folder / "vae/config.json", VAE)
-    write_json(folder / "text_encoder/config.json", {"model_type": "clip_text_model", "hidden_size": width,
-                                                     "max_position_embeddings": 12})
-    write_json(folder / "tokenizer/vocab.json", {"a</w>": 0, "b</w>": 1})
-    (folder / "tokenizer/merges.txt").write_text("#version: 0.2\na b</w>\n")
-    write_safetensors(folder / "vae/diffusion_pytorch_model.safetensors",
-                      {"quant_conv.weight": tensor(8, 8, 1, 1), "decoder.conv_in.bias": tensor(16)})
-    write_safetensors(folder / "text_encoder/model.safetensors",
-                      {"text_model.final_layer_norm.weight": tensor(width), "text_model.embeddings.token_embedding.weight": tensor(5, width),
-                       "text_model.embeddings.position_ids": numpy.arange(12).reshape(1, 12)})
+def write_pipeline(folder):
+    """A whole Stable Diffusion in small (test/reference/pipeline.py); its token states are 12 x 18."""
+    shutil.copytree(FIXTURES / "pipeline_small", folder)
