@@ -223,9 +223,7 @@ static void report(const struct importing *importing)
              importing->cfg->teacher_file, importing->half ? "IEEE half" : "fp32");
     double copies = 2.0 * sizeof(float) * (double)importing->largest,
            network = (double)importing->network_bytes;
-    log_info(log,
-             "planned memory: about %.1f MiB, the largest network but the UNet, of which %.1f MiB are in "
-             "memory at once",
+    log_info(log, "planned memory: about %.1f MiB, of VAE or text encoder; of the UNet %.1f MiB at a time",
              (copies > network ? copies : network) / 0x1p20, copies / 0x1p20);
 }
 

@@ -166,7 +166,7 @@ class Falsified(unittest.TestCase):
         bad = np.float32(np.nan)
         cases = [
             ("unet_sd1", attribute("model", "unett"), 'model "unett" is unknown'),
-            ("unet_sd1", attribute("model", "resize"), "model resize is not supported yet"),
+            ("unet_sd1", attribute("model", "resize"), "attribute mode of /"),
             ("unet_sd1", lambda file: file.attrs.__delitem__("model"), "model"),
             ("unet_sd1", lambda file: file.attrs.__delitem__("folder"), "folder"),
             ("unet_sd1", attribute("folder", "nowhere"), "nowhere/config.json"),
