@@ -14,7 +14,7 @@
 
 struct known_model {
     const char *name;
-    bool (*verify)(struct verification *verification, struct fault *fault); /* NULL: not supported yet */
+    bool (*verify)(struct verification *verification, struct fault *fault);
     bool folder; /* needs the root attribute `folder`, which others may have too */
 };
 
