@@ -90,26 +90,26 @@ static void all_forms_give_the_same_items(void **state)
                                   "a red apple,a.png,1,fruit\r\n\r\n"
                                   "\"says \"\"hi\"\", twice \xe2\x82\xac\",sub/b.jpg,\"x\ny\",\r\n"
                                   ",c d.png,,none");
-    GOOD(index_open(path, &index, &fault));
+    GOOD(index_open(path, NULL, &index, &fault));
     check_items(index, names);
-    GOOD(index_open(folder, &index, &fault)); // the index.csv in it
+    GOOD(index_open(folder, NULL, &index, &fault)); // the index.csv in it
     check_items(index, names);
     remove(path);
     free(path);
     path = put("index.tsv", "file\tgroup\tcaption\na.png\tfruit\ta red apple\n"
                             "sub/b.jpg\t\tsays \"hi\", twice \xe2\x82\xac\nc d.png\tnone\t\n");
-    GOOD(index_open(path, &index, &fault));
+    GOOD(index_open(path, NULL, &index, &fault));
     check_items(index, names);
     free(path);
     path = put("list.jsonl",
                "{\"file\": \"a.png\", \"caption\": \"a red apple\", \"group\": \"fruit\", \"n\": [1]}\n\n"
                "{\"caption\": \"says \\\"hi\\\", twice \\u20ac\", \"file\": \"sub/b.jpg\", \"group\": null}\n"
                "{\"file\": \"c d.png\", \"caption\": \"\", \"group\": \"none\"}");
-    GOOD(index_open(path, &index, &fault));
+    GOOD(index_open(path, NULL, &index, &fault));
     check_items(index, names);
     char *csv = put("index.csv", "file,caption\n");
-    FAILS(index_open(folder, &index, &fault), EXIT_CODE_INPUT, "there are both");
-    GOOD(index_open(csv, &index, &fault));
+    FAILS(index_open(folder, NULL, &index, &fault), EXIT_CODE_INPUT, "there are both");
+    GOOD(index_open(csv, NULL, &index, &fault));
     assert_int_equal(index_count(index), 0);
     index_close(index);
     free(csv);
@@ -121,7 +121,7 @@ static void a_quoted_line_end_belongs_to_the_field(void **state)
     (void)state;
     char *path = put("i.csv", "file,caption\na.png,\"one\ntwo\r\n\r\nthree\"\nb.png,four\n");
     struct index *index;
-    GOOD(index_open(path, &index, &fault));
+    GOOD(index_open(path, NULL, &index, &fault));
     assert_int_equal(index_count(index), 2);
     struct index_item item;
     GOOD(index_item(index, 0, &item, &fault));
@@ -169,7 +169,7 @@ static void broken_sources_are_refused_with_their_line(void **state)
     struct index *index;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char *path = put(cases[i].name, cases[i].text);
-        FAILS(index_open(path, &index, &fault), EXIT_CODE_INPUT, cases[i].message);
+        FAILS(index_open(path, NULL, &index, &fault), EXIT_CODE_INPUT, cases[i].message);
         free(path);
     }
     char *long_text = malloc(3 << 20);
@@ -177,22 +177,22 @@ static void broken_sources_are_refused_with_their_line(void **state)
     memcpy(long_text, "file,caption\na,", 15);
     long_text[(3 << 20) - 1] = '\0';
     char *path = put("long.csv", long_text);
-    FAILS(index_open(path, &index, &fault), EXIT_CODE_INPUT,
+    FAILS(index_open(path, NULL, &index, &fault), EXIT_CODE_INPUT,
           "long.csv:2: a record of more than 1048576 bytes");
     free(path);
     long_text[15 + 8193] = '\0';
     path = put("long.csv", long_text);
-    FAILS(index_open(path, &index, &fault), EXIT_CODE_INPUT,
+    FAILS(index_open(path, NULL, &index, &fault), EXIT_CODE_INPUT,
           "long.csv:2: caption of 8193 bytes, at most 8192");
     long_text[15 + 8192] = '\0';
     free(path);
     path = put("long.csv", long_text);
-    GOOD(index_open(path, &index, &fault));
+    GOOD(index_open(path, NULL, &index, &fault));
     index_close(index);
     free(path);
     free(long_text);
-    FAILS(index_open("none.csv", &index, &fault), EXIT_CODE_INPUT, "none.csv: No such file");
-    FAILS(index_open(folder, &index, &fault), EXIT_CODE_INPUT, "no index.csv, index.tsv or index.jsonl");
+    FAILS(index_open("none.csv", NULL, &index, &fault), EXIT_CODE_INPUT, "none.csv: No such file");
+    FAILS(index_open(folder, NULL, &index, &fault), EXIT_CODE_INPUT, "no index.csv, index.tsv or index.jsonl");
 }
 
 static void pictures_outside_are_refused(void **state)
@@ -212,7 +212,7 @@ static void pictures_outside_are_refused(void **state)
     struct index *index;
     uint8_t *data;
     size_t bytes;
-    GOOD(index_open(path, &index, &fault));
+    GOOD(index_open(path, NULL, &index, &fault));
     FAILS(index_image(index, 0, &data, &bytes, &fault), EXIT_CODE_INPUT, "link.png: leads out of the folder");
     GOOD(index_image(index, 1, &data, &bytes, &fault));
     assert_int_equal(bytes, 9);
@@ -286,7 +286,7 @@ static void tar_gives_the_same_items(void **state)
     for (int i = 0; i < 2; i++) {
         char *path = put_tar(members, 11, formats[i], false);
         struct index *index;
-        GOOD(index_open(path, &index, &fault));
+        GOOD(index_open(path, NULL, &index, &fault));
         check_items(index, names);
         free(path);
     }
@@ -311,15 +311,15 @@ static void broken_tars_are_refused(void **state)
     struct index *index;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char *path = put_tar(cases[i].members, 3, ARCHIVE_FORMAT_TAR_USTAR, false);
-        FAILS(index_open(path, &index, &fault), EXIT_CODE_INPUT, cases[i].message);
+        FAILS(index_open(path, NULL, &index, &fault), EXIT_CODE_INPUT, cases[i].message);
         free(path);
     }
     static const struct member good[] = {{"0.txt", "c", 0}, {"0.png", "picture", 0}};
     char *path = put_tar(good, 2, ARCHIVE_FORMAT_TAR_USTAR, true);
-    FAILS(index_open(path, &index, &fault), EXIT_CODE_INPUT, "not an uncompressed tar");
+    FAILS(index_open(path, NULL, &index, &fault), EXIT_CODE_INPUT, "not an uncompressed tar");
     free(path);
     path = put("u.tar", "plain text");
-    FAILS(index_open(path, &index, &fault), EXIT_CODE_INPUT, "u.tar: ");
+    FAILS(index_open(path, NULL, &index, &fault), EXIT_CODE_INPUT, "u.tar: ");
     free(path);
 }
 
@@ -333,7 +333,7 @@ static void names_of_members_are_not_paths(void **state)
                                             {"a/../b.png", "picture c", 0},      {"a/../b.txt", "c", 0}};
     char *path = put_tar(members, 6, ARCHIVE_FORMAT_TAR_USTAR, false);
     struct index *index;
-    GOOD(index_open(path, &index, &fault));
+    GOOD(index_open(path, NULL, &index, &fault));
     assert_int_equal(index_count(index), 3);
     for (int i = 0; i < 3; i++) {
         struct index_item item;
@@ -372,7 +372,7 @@ static void members_beyond_the_end_are_refused(void **state)
         file_write(path, tar, size);
         struct index *index;
         fault = (struct fault){0};
-        assert_false(index_open(path, &index, &fault));
+        assert_false(index_open(path, NULL, &index, &fault));
         assert_int_equal(fault.code, EXIT_CODE_INPUT);
         free(tar);
         free(path);
@@ -383,7 +383,7 @@ static void members_beyond_the_end_are_refused(void **state)
 static bool read_source(const char *path, struct sha256 *hash, struct fault *found)
 {
     struct index *index;
-    if (!index_open(path, &index, found)) return false;
+    if (!index_open(path, NULL, &index, found)) return false;
     bool good = true;
     for (int64_t i = 0; i < index_count(index) && good; i++) {
         struct index_item item;

@@ -99,7 +99,7 @@ static void batches_hold_what_was_asked_for(void **state)
     struct batch batch;
     GOOD(dataset_open(path, "train", &dataset, &fault));
     const struct dataset_info *info = dataset_info(dataset);
-    assert_true(info->items == N && info->flips == V && info->channels == C && info->height == H);
+    assert_true(info->items == N && info->views == V && info->channels == C && info->height == H);
     assert_true(info->width == W && info->tokens == T && info->text_width == D && info->embedding_width == Z);
     for (int i = 0; i < 3; i++) {
         dataset_ask(dataset, asked[i].count, asked[i].item, asked[i].flip, asked[i].drop);
