@@ -10,8 +10,8 @@
  *  - a tar as webdataset makes them, not compressed: KEY.png or KEY.jpg (.jpeg), KEY.txt (the caption) and
  *    optionally KEY.json with the members caption (used where there is no .txt), group, subgroup and source;
  *    files of one KEY follow each other.
- *  - a folder of such tars, by name: all that end in .tar. A key may be in several tars: it is as many items,
- *    named after tar and member. One of the tars is open at a time.
+ *  - a folder of such tars: all that lie in it and end in .tar, by the bytes of their names. A key may be in
+ * several tars: it is as many items, named after tar and member. One of the tars is open at a time.
  *
  * CC3M comes as Train_GCC-training.tsv, which has no header and names no files: captions and addresses. With
  * a first line "caption<TAB>url", img2dataset downloads it into a folder of tars that is read as it is:
@@ -52,7 +52,9 @@ enum index_captions { INDEX_CAPTIONS_ALL, INDEX_CAPTIONS_ONE /* drawn */ };
 struct index_options {
     char *image_folder; /* of the pictures that an index or annotations name; NULL, "": that of the file */
     enum index_captions captions;
-    int64_t images; /* so many different pictures, drawn of those with a caption; 0: all. More is a fault */
+    /* So many different pictures, drawn of those with a caption, before any is read: one that turns out to be
+     * broken is not replaced. 0: all; more than there are is a fault. */
+    int64_t images;
     uint64_t seed;
 };
 

@@ -229,14 +229,15 @@ class SourcesTest(unittest.TestCase):
         self.assertEqual(items_of(datasets(self.root / "index_run" / "data.h5")), draw(items, 3, True))
 
     def test_check_says_what_is_needed(self):
-        ran = self.prepare("unmade", *self.paper, check=True)
+        side = 256  # so that megabytes tell
+        ran = self.prepare("unmade", *self.paper, f"data.image_size={side}", check=True)
         train, views = len(self.train.items), 2 * CROPS * len(self.train.items) + 2 * 6
         self.assertIn(f"captions_train2014.json: {train} captions of 8 pictures\n", ran.stdout)
         self.assertIn("captions_val2014.json: 6 captions of 6 pictures, to validate with\n", ran.stdout)
         self.assertIn(f"{train + 6} pictures, {-(-(train + 6) // 5)} shards of at most 5", ran.stdout)
         with h5py.File(self.root / "paper" / "data.h5") as file:
             tokens, width = file["train/text_states"].shape[1:]
-        needed = views * 2 * SIDE * SIDE * 3 + (train + 6) * (2 * tokens * width + 4 * width + 4)
+        needed = views * 2 * side * side * 3 + (train + 6) * (2 * tokens * width + 4 * width + 4)
         self.assertIn(f"disk needed, without the texts: {needed / 2**20:.1f} MiB", ran.stdout)
         self.assertFalse((self.root / "unmade").exists())
 
