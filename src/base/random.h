@@ -28,6 +28,8 @@ enum random_stream {
     RANDOM_BOOTSTRAP = 15,  /* resampled rows; step = replicate, sample = set */
     RANDOM_BASELINE = 16,   /* order in which entries are removed by prune.method = "random" */
     RANDOM_EVALUATION = 17, /* noise of the denoising loss; step = timestep, sample = item of the split */
+    RANDOM_SOURCE = 18, /* which pictures (step 0), captions (step 1) are used; sample = hash of the name */
+    RANDOM_CROP = 19,   /* top and left of a stored crop; step = crop, sample = item of the source */
 };
 
 /* The address of a sequence of numbers. */

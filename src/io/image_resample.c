@@ -201,21 +201,37 @@ struct image image_resize(const struct image *source, enum image_filter filter, 
     return resample_both(source, kernel_of(filter), &down, &across);
 }
 
-// The middle of a side.
-static struct scaling middle_of(int side, int shorter, const struct image_crop *crop)
+// A side whose crop begins at 0.
+static struct scaling scale_side(int side, const struct image *source, const struct image_crop *crop)
 {
+    CHECK(crop->crop >= 1 && crop->crop <= crop->shorter, "resize to %d, crop to %d", crop->shorter,
+          crop->crop);
+    int shorter = source->height < source->width ? source->height : source->width;
     int64_t out = side == shorter ? crop->shorter : (int64_t)crop->shorter * side / shorter;
-    double margin = (double)(out - crop->crop) / 2;
-    int64_t first = (int64_t)(crop->margin == IMAGE_MARGIN_EVEN ? rint(margin) : floor(margin));
-    return (struct scaling){.in = side, .out = out, .first = first, .count = crop->crop};
+    return (struct scaling){.in = side, .out = out, .count = crop->crop};
+}
+
+static int64_t middle_of(const struct scaling *side, enum image_margin margin)
+{
+    double half = (double)(side->out - side->count) / 2;
+    return (int64_t)(margin == IMAGE_MARGIN_EVEN ? rint(half) : floor(half));
 }
 
 struct image image_resize_crop(const struct image *source, struct image_crop crop)
 {
-    CHECK(crop.crop >= 1 && crop.crop <= crop.shorter, "resize to %d, crop to %d", crop.shorter, crop.crop);
-    int shorter = source->height < source->width ? source->height : source->width;
-    struct scaling down = middle_of(source->height, shorter, &crop);
-    struct scaling across = middle_of(source->width, shorter, &crop);
+    struct scaling down = scale_side(source->height, source, &crop);
+    struct scaling across = scale_side(source->width, source, &crop);
+    down.first = middle_of(&down, crop.margin);
+    across.first = middle_of(&across, crop.margin);
+    return resample_both(source, kernel_of(crop.filter), &down, &across);
+}
+
+struct image image_random_crop(const struct image *source, struct image_crop crop, struct random_key key)
+{
+    struct scaling down = scale_side(source->height, source, &crop);
+    struct scaling across = scale_side(source->width, source, &crop);
+    down.first = (int64_t)random_below(key, 0, (uint64_t)(down.out - down.count + 1));
+    across.first = (int64_t)random_below(key, 1, (uint64_t)(across.out - across.count + 1));
     return resample_both(source, kernel_of(crop.filter), &down, &across);
 }
 

@@ -2,6 +2,7 @@
 #ifndef IO_IMAGE_RESAMPLE_H
 #define IO_IMAGE_RESAMPLE_H
 
+#include "base/random.h"
 #include "io/image.h"
 
 /* The kernels. Scaling down, they are as wide as the scale (antialias). */
@@ -30,6 +31,11 @@ struct image_crop {
     enum image_margin margin;
 };
 struct image image_resize_crop(const struct image *source, struct image_crop crop);
+
+/* The same, of which the part that begins at a random place is kept: top and left, each uniform over all
+ * places as in torchvision's RandomCrop, are elements 0 and 1 of the key's sequence. The margin is not used.
+ */
+struct image image_random_crop(const struct image *source, struct image_crop crop, struct random_key key);
 
 /* Without antialias and rounding, values 0..255: out[height, width, 3] is
  * torch.nn.functional.interpolate(source, mode="bilinear", align_corners=False), with which clean-fid's mode

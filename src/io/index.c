@@ -1,15 +1,13 @@
-#define _GNU_SOURCE // pread, realpath, O_CLOEXEC, strcasecmp
+#define _GNU_SOURCE // pread, realpath, O_CLOEXEC, strcasecmp, scandir
 #include "io/index.h"
 
 #include "base/check.h"
+#include "io/index_private.h"
 #include "io/json.h"
 
-#include <archive.h>
-#include <archive_entry.h>
-#include <csv.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -17,37 +15,7 @@
 #include <unistd.h>
 #include <utf8proc.h>
 
-enum { MAX_RECORD = 1 << 20, MAX_COLUMNS = 256, MAX_FILE_NAME = 4096 };
-
-// What a column, or a JSON member, is for.
-enum role { ROLE_FILE, ROLE_CAPTION, ROLE_GROUP, ROLE_SUBGROUP, ROLE_SOURCE, ROLES };
-static const char *const role_names[ROLES] = {"file", "caption", "group", "subgroup", "source"};
-
-enum form { FORM_CSV, FORM_TSV, FORM_JSONL, FORM_TAR };
-
-// Bytes of the source.
-struct span {
-    int64_t offset, bytes; // bytes < 0: not there
-};
-
-// Where an item lies in the source.
-struct entry {
-    struct span record;                 // text: its line or lines
-    int64_t line;                       // text: number of its first line, from 1
-    char *name;                         // tar: member of the picture, owned
-    struct span image, caption, labels; // tar: contents of KEY.png, KEY.txt, KEY.json
-};
-
-struct index {
-    char *path, *folder; // owned; folder: where the pictures are, without links
-    enum form form;
-    int descriptor;
-    int64_t bytes;            // of the source
-    int role_of[MAX_COLUMNS]; // CSV, TSV: enum role of each column, or -1
-    int columns;
-    struct entry *entry; // [count]
-    int64_t count, capacity;
-};
+const char *const index_role_name[ROLES] = {"file", "caption", "group", "subgroup", "source"};
 
 void index_item_free(struct index_item *item)
 {
@@ -59,7 +27,7 @@ void index_item_free(struct index_item *item)
     *item = (struct index_item){0};
 }
 
-static char **item_field(struct index_item *item, enum role role)
+char **index_item_field(struct index_item *item, enum role role)
 {
     char **const fields[ROLES] = {&item->name, &item->caption, &item->group, &item->subgroup, &item->source};
     return fields[role];
@@ -70,26 +38,86 @@ int64_t index_count(const struct index *index)
     return index->count;
 }
 
+void index_entry_clear(const struct index *index, struct entry *entry)
+{
+    free(entry->name);
+    if (index->form == FORM_COCO) free(entry->caption);
+}
+
 void index_close(struct index *index)
 {
     if (!index) return;
-    for (int64_t i = 0; i < index->count; i++) free(index->entry[i].name);
+    for (int64_t i = 0; i < index->count; i++) index_entry_clear(index, &index->entry[i]);
+    for (int i = 0; i < index->files; i++) free(index->file[i].path);
+    if (index->open->descriptor >= 0) close(index->open->descriptor);
+    free(index->open);
     free(index->entry);
-    if (index->descriptor >= 0) close(index->descriptor);
+    free(index->file);
     free(index->path);
     free(index->folder);
     free(index);
 }
 
-static struct entry *add_entry(struct index *index)
+struct entry *index_add_entry(struct index *index)
 {
     if (index->count == index->capacity) {
         index->capacity = index->capacity ? 2 * index->capacity : 1024;
         index->entry = check_realloc(index->entry, (size_t)index->capacity * sizeof *index->entry);
     }
     struct entry *entry = &index->entry[index->count++];
-    *entry = (struct entry){.image.bytes = -1, .caption.bytes = -1, .labels.bytes = -1};
+    *entry = (struct entry){0};
     return entry;
+}
+
+// ---- files of the source ----
+
+// Opens a regular file and describes it; -1 with a fault.
+static int open_regular(const char *path, struct stat *status, struct fault *fault)
+{
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (descriptor < 0 || fstat(descriptor, status) != 0) {
+        fault_raise(fault, EXIT_CODE_INPUT, "%s: %s", path, strerror(errno));
+    } else if (!S_ISREG(status->st_mode)) {
+        fault_raise(fault, EXIT_CODE_INPUT, "%s: not a regular file", path);
+    } else {
+        return descriptor;
+    }
+    if (descriptor >= 0) close(descriptor);
+    return -1;
+}
+
+// One more file of the source, which owns the path.
+static bool add_file(struct index *index, char *path, struct fault *fault)
+{
+    index->file = check_realloc(index->file, (size_t)(index->files + 1) * sizeof *index->file);
+    struct source_file *file = &index->file[index->files++];
+    *file = (struct source_file){.path = path};
+    struct stat status;
+    int descriptor = open_regular(path, &status, fault);
+    if (descriptor < 0) return false;
+    close(descriptor);
+    file->bytes = status.st_size;
+    file->changed = status.st_mtim;
+    return true;
+}
+
+int index_descriptor(const struct index *index, int file, struct fault *fault)
+{
+    struct open_file *open = index->open;
+    const struct source_file *source = &index->file[file];
+    if (open->file == file) return open->descriptor;
+    struct stat status;
+    int descriptor = open_regular(source->path, &status, fault);
+    if (descriptor < 0) return -1;
+    if (status.st_size != source->bytes || status.st_mtim.tv_sec != source->changed.tv_sec ||
+        status.st_mtim.tv_nsec != source->changed.tv_nsec) {
+        close(descriptor);
+        fault_raise(fault, EXIT_CODE_INPUT, "%s: has changed since it was opened", source->path);
+        return -1;
+    }
+    if (open->descriptor >= 0) close(open->descriptor);
+    *open = (struct open_file){file, descriptor};
+    return descriptor;
 }
 
 // Reads a span of an open file; a zero follows its bytes. NULL with a fault.
@@ -112,15 +140,15 @@ static char *read_bytes(int descriptor, const char *path, struct span span, stru
     return text;
 }
 
-static char *read_span(const struct index *index, struct span span, struct fault *fault)
+char *index_read_span(const struct index *index, int file, struct span span, struct fault *fault)
 {
-    return read_bytes(index->descriptor, index->path, span, fault);
+    int descriptor = index_descriptor(index, file, fault);
+    return descriptor < 0 ? NULL : read_bytes(descriptor, index->file[file].path, span, fault);
 }
 
 // ---- checks of one field ----
 
-// UTF-8 without control characters other than blanks; NULL or what is wrong.
-static const char *wrong_text(const char *text, size_t length)
+const char *index_wrong_text(const char *text, size_t length)
 {
     for (size_t at = 0; at < length;) {
         utf8proc_int32_t point;
@@ -148,25 +176,23 @@ static const char *wrong_file_name(const char *name)
     return NULL;
 }
 
-// Checks a field and stores a copy in the item. `where`: line or member, for messages.
-static bool take_field(const struct index *index, const char *where, enum role role, const char *text,
-                       size_t length, struct index_item *item, struct fault *fault)
+bool index_take_field(const struct index *index, const char *path, const char *where, enum role role,
+                      const char *text, size_t length, struct index_item *item, struct fault *fault)
 {
-    static const size_t most[ROLES] = {MAX_FILE_NAME, INDEX_MAX_CAPTION, INDEX_MAX_LABEL, INDEX_MAX_LABEL,
-                                       INDEX_MAX_LABEL};
+    static const size_t most[ROLES] = {INDEX_MAX_FILE_NAME, INDEX_MAX_CAPTION, INDEX_MAX_LABEL,
+                                       INDEX_MAX_LABEL, INDEX_MAX_LABEL};
     if (length > most[role]) {
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s:%s: %s of %zu bytes, at most %zu are allowed",
-                           index->path, where, role_names[role], length, most[role]);
+        return fault_raise(fault, EXIT_CODE_INPUT, "%s:%s: %s of %zu bytes, at most %zu are allowed", path,
+                           where, index_role_name[role], length, most[role]);
     }
-    const char *wrong = wrong_text(text, length);
+    const char *wrong = index_wrong_text(text, length);
     char *copy = check_format("%.*s", (int)length, text);
     if (!wrong && role == ROLE_FILE && index->form != FORM_TAR) wrong = wrong_file_name(copy);
     if (wrong) {
         free(copy);
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s:%s: %s %s", index->path, where, role_names[role],
-                           wrong);
+        return fault_raise(fault, EXIT_CODE_INPUT, "%s:%s: %s %s", path, where, index_role_name[role], wrong);
     }
-    char **field = item_field(item, role);
+    char **field = index_item_field(item, role);
     free(*field);
     *field = copy;
     return true;
@@ -175,103 +201,15 @@ static bool take_field(const struct index *index, const char *where, enum role r
 static void fill_absent(struct index_item *item)
 {
     for (int role = 0; role < ROLES; role++) {
-        char **field = item_field(item, role);
+        char **field = index_item_field(item, role);
         if (!*field) *field = check_strdup("");
     }
 }
 
-// ---- records of text ----
-
-// Fields of a record as a parser finds them.
-struct fields {
-    char *text[MAX_COLUMNS]; // owned
-    size_t length[MAX_COLUMNS];
-    int count;
-    int records; // ended so far
-};
-
-static void fields_clear(struct fields *fields)
+bool index_take_json(const struct index *index, const char *path, const char *where, const char *text,
+                     size_t bytes, struct index_item *item, struct fault *fault)
 {
-    for (int i = 0; i < fields->count; i++) free(fields->text[i]);
-    fields->count = 0;
-}
-
-static void add_field(struct fields *fields, const void *text, size_t length)
-{
-    if (fields->count == MAX_COLUMNS) return; // one more than any header has: noticed as such
-    char *copy = check_malloc(length + 1);
-    if (length > 0) memcpy(copy, text, length);
-    copy[length] = '\0';
-    fields->text[fields->count] = copy;
-    fields->length[fields->count++] = length;
-}
-
-static void csv_field(void *text, size_t length, void *fields)
-{
-    add_field(fields, text, length);
-}
-
-static void csv_record(int end, void *data)
-{
-    (void)end;
-    ((struct fields *)data)->records++;
-}
-
-static struct csv_parser csv_new(void)
-{
-    struct csv_parser parser;
-    CHECK(csv_init(&parser, CSV_STRICT | CSV_STRICT_FINI) == 0, "libcsv does not start");
-    return parser;
-}
-
-static bool csv_fault(const struct index *index, const char *where, struct csv_parser *parser,
-                      struct fault *fault)
-{
-    return fault_raise(fault, EXIT_CODE_INPUT, "%s:%s: not valid CSV: %s", index->path, where,
-                       csv_strerror(csv_error(parser)));
-}
-
-// Splits a whole record that is known to be one.
-static bool split_record(const struct index *index, const char *where, const char *record, size_t bytes,
-                         struct fields *fields, struct fault *fault)
-{
-    if (index->form == FORM_CSV) {
-        struct csv_parser parser = csv_new();
-        bool good = csv_parse(&parser, record, bytes, csv_field, csv_record, fields) == bytes &&
-                    csv_fini(&parser, csv_field, csv_record, fields) == 0;
-        if (!good) csv_fault(index, where, &parser, fault);
-        csv_free(&parser);
-        return good;
-    }
-    while (bytes > 0 && (record[bytes - 1] == '\n' || record[bytes - 1] == '\r')) bytes--;
-    for (const char *end = record + bytes, *tab; record; record = tab ? tab + 1 : NULL) {
-        tab = memchr(record, '\t', (size_t)(end - record));
-        add_field(fields, record, (size_t)((tab ? tab : end) - record));
-    }
-    return true;
-}
-
-// The item of a CSV or TSV record.
-static bool item_of_fields(const struct index *index, const char *where, const struct fields *fields,
-                           struct index_item *item, struct fault *fault)
-{
-    if (fields->count != index->columns) {
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s:%s: %d columns, the header has %d", index->path, where,
-                           fields->count, index->columns);
-    }
-    for (int i = 0; i < fields->count; i++) {
-        int role = index->role_of[i];
-        if (role >= 0 && !take_field(index, where, role, fields->text[i], fields->length[i], item, fault))
-            return false;
-    }
-    return true;
-}
-
-// The item's fields from a JSON object; null is as good as absent.
-static bool item_of_json(const struct index *index, const char *where, const char *text, size_t bytes,
-                         struct index_item *item, struct fault *fault)
-{
-    char *name = check_format("%s:%s", index->path, where);
+    char *name = check_format("%s:%s", path, where);
     struct json_document *document = NULL;
     bool good = json_parse(text, bytes, name, &document, fault);
     if (good) {
@@ -279,300 +217,18 @@ static bool item_of_json(const struct index *index, const char *where, const cha
         if (json_kind(root) != JSON_KIND_OBJECT) good = json_fault(root, fault, "not an object");
         for (int role = 0; role < ROLES && good; role++) {
             const char *value;
-            bool taken = *item_field(item, role) != NULL; // a tar's own name, a caption from KEY.txt
-            if (taken || !json_member(root, role_names[role], &member) || json_kind(member) == JSON_KIND_NULL)
+            bool taken = *index_item_field(item, role) != NULL; // a tar's own name, a caption from KEY.txt
+            if (taken || !json_member(root, index_role_name[role], &member) ||
+                json_kind(member) == JSON_KIND_NULL)
                 continue;
             good = json_get_string(member, &value, fault) &&
-                   take_field(index, where, role, value, strlen(value), item, fault);
+                   index_take_field(index, path, where, role, value, strlen(value), item, fault);
         }
     }
     json_free(document);
     free(name);
     return good;
 }
-
-static bool item_of_record(const struct index *index, int64_t line, const char *record, size_t bytes,
-                           struct index_item *item, struct fault *fault)
-{
-    char where[32];
-    snprintf(where, sizeof where, "%lld", (long long)line);
-    bool good;
-    if (index->form == FORM_JSONL) {
-        good = item_of_json(index, where, record, bytes, item, fault);
-    } else {
-        struct fields *fields = check_calloc(1, sizeof *fields);
-        good = split_record(index, where, record, bytes, fields, fault) &&
-               item_of_fields(index, where, fields, item, fault);
-        fields_clear(fields);
-        free(fields);
-    }
-    for (int role = ROLE_FILE; role <= ROLE_CAPTION && good; role++) {
-        if (*item_field(item, role)) continue;
-        good = fault_raise(fault, EXIT_CODE_INPUT, "%s:%s: `%s` is missing", index->path, where,
-                           role_names[role]);
-    }
-    return good;
-}
-
-// The header line of a CSV or TSV: which column is what.
-static bool read_header(struct index *index, const char *record, size_t bytes, struct fault *fault)
-{
-    struct fields *fields = check_calloc(1, sizeof *fields);
-    bool good = split_record(index, "1", record, bytes, fields, fault);
-    bool seen[ROLES] = {false};
-    index->columns = fields->count;
-    for (int i = 0; i < fields->count && good; i++) {
-        index->role_of[i] = -1;
-        for (int role = 0; role < ROLES; role++) {
-            if (strcmp(fields->text[i], role_names[role]) != 0) continue;
-            if (seen[role]) {
-                good = fault_raise(fault, EXIT_CODE_INPUT, "%s:1: two columns `%s`", index->path,
-                                   role_names[role]);
-            }
-            index->role_of[i] = role;
-            seen[role] = true;
-        }
-    }
-    if (good && fields->count == MAX_COLUMNS) {
-        good =
-            fault_raise(fault, EXIT_CODE_INPUT, "%s:1: more than %d columns", index->path, MAX_COLUMNS - 1);
-    }
-    for (int role = ROLE_FILE; role <= ROLE_CAPTION && good; role++) {
-        if (seen[role]) continue;
-        good = fault_raise(fault, EXIT_CODE_INPUT, "%s:1: no column `%s` in the header", index->path,
-                           role_names[role]);
-    }
-    fields_clear(fields);
-    free(fields);
-    return good;
-}
-
-// The text file as it is read line by line.
-struct lines {
-    FILE *stream;
-    char *text;         // [MAX_RECORD] the record so far
-    size_t bytes;       // of it
-    int64_t offset;     // of the record's first byte
-    int64_t line, next; // number of its first line; of the line read next
-};
-
-// Adds the next line, with its end, to the record; false at the end of the file or with a fault.
-static bool add_line(const struct index *index, struct lines *lines, struct fault *fault)
-{
-    size_t before = lines->bytes;
-    for (int character; (character = getc(lines->stream)) != EOF;) {
-        if (lines->bytes == MAX_RECORD) {
-            return fault_raise(fault, EXIT_CODE_INPUT, "%s:%lld: a record of more than %d bytes", index->path,
-                               (long long)lines->line, MAX_RECORD);
-        }
-        lines->text[lines->bytes++] = (char)character;
-        if (character == '\n') break;
-    }
-    if (ferror(lines->stream))
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s", index->path, strerror(errno));
-    lines->next += lines->bytes > before;
-    return lines->bytes > before;
-}
-
-// Reads one record: a line, or as many as a CSV's quotes go on for. False at the end or with a fault.
-static bool next_record(const struct index *index, struct lines *lines, struct fault *fault)
-{
-    lines->offset += (int64_t)lines->bytes;
-    lines->bytes = 0;
-    lines->line = lines->next;
-    if (!add_line(index, lines, fault)) return false;
-    lines->text[lines->bytes] = '\0';
-    if (index->form != FORM_CSV) return true;
-    struct fields *fields = check_calloc(1, sizeof *fields);
-    struct csv_parser parser = csv_new();
-    char where[32];
-    snprintf(where, sizeof where, "%lld", (long long)lines->line);
-    bool good = true;
-    bool blank = strspn(lines->text, "\r\n") == lines->bytes;
-    for (size_t parsed = 0; good && fields->records == 0 && lines->bytes > parsed;) {
-        size_t bytes = lines->bytes - parsed;
-        good = csv_parse(&parser, lines->text + parsed, bytes, csv_field, csv_record, fields) == bytes;
-        if (!good) csv_fault(index, where, &parser, fault);
-        parsed = lines->bytes;
-        if (good && fields->records == 0 && !blank) add_line(index, lines, fault); // adds nothing at the end
-    }
-    good = good && fault->code == EXIT_CODE_OK;
-    // At the end of the file the last record may lack its line end, but not a closing quote.
-    if (good && fields->records == 0 && csv_fini(&parser, csv_field, csv_record, fields) != 0) {
-        good = csv_fault(index, where, &parser, fault);
-    }
-    if (good && fields->records > 1) {
-        good = fault_raise(fault, EXIT_CODE_INPUT, "%s:%s: a carriage return outside of quotes", index->path,
-                           where);
-    }
-    csv_free(&parser);
-    fields_clear(fields);
-    free(fields);
-    return good;
-}
-
-static bool open_text(struct index *index, struct fault *fault)
-{
-    int descriptor = dup(index->descriptor);
-    struct lines lines = {.stream = descriptor < 0 ? NULL : fdopen(descriptor, "rb"), .next = 1};
-    CHECK(lines.stream, "%s: %s", index->path, strerror(errno));
-    lines.text = check_malloc(MAX_RECORD + 1);
-    bool good = true, header = index->form != FORM_JSONL;
-    while (good && next_record(index, &lines, fault)) {
-        size_t mark =
-            lines.line == 1 && lines.bytes >= 3 && memcmp(lines.text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
-        lines.text[lines.bytes] = '\0';
-        if (strspn(lines.text, " \t\r\n") == lines.bytes) continue; // a blank line
-        struct span record = {lines.offset + (int64_t)mark, (int64_t)(lines.bytes - mark)};
-        if (header) {
-            good = read_header(index, lines.text + mark, (size_t)record.bytes, fault);
-            header = false;
-            continue;
-        }
-        struct index_item item = {0};
-        good = item_of_record(index, lines.line, lines.text + mark, (size_t)record.bytes, &item, fault);
-        index_item_free(&item);
-        if (!good) break;
-        struct entry *entry = add_entry(index);
-        entry->record = record;
-        entry->line = lines.line;
-    }
-    free(lines.text);
-    fclose(lines.stream);
-    if (fault->code == EXIT_CODE_OK && header) {
-        fault_raise(fault, EXIT_CODE_INPUT,
-                    "%s: is empty; a header with the columns file and caption is needed", index->path);
-    }
-    return fault->code == EXIT_CODE_OK;
-}
-
-// ---- tar ----
-
-// The item of a tar entry: caption from KEY.txt, else from KEY.json.
-static bool item_of_tar(const struct index *index, const struct entry *entry, struct index_item *item,
-                        struct fault *fault)
-{
-    item->name = check_strdup(entry->name);
-    bool good = true;
-    if (entry->caption.bytes >= 0) {
-        char *text = read_span(index, entry->caption, fault);
-        size_t length = text ? (size_t)entry->caption.bytes : 0;
-        while (length > 0 && (text[length - 1] == '\n' || text[length - 1] == '\r')) length--;
-        good = text && take_field(index, entry->name, ROLE_CAPTION, text, length, item, fault);
-        free(text);
-    }
-    if (good && entry->labels.bytes >= 0) {
-        char *text = read_span(index, entry->labels, fault);
-        good = text && item_of_json(index, entry->name, text, (size_t)entry->labels.bytes, item, fault);
-        free(text);
-    }
-    return good && (item->caption || fault_raise(fault, EXIT_CODE_INPUT,
-                                                 "%s:%s: no caption (a .txt or .json member next to it)",
-                                                 index->path, entry->name));
-}
-
-// Checks the last item once all of its members are known.
-static bool end_tar_item(const struct index *index, const char *key, struct fault *fault)
-{
-    if (index->count == 0) return true;
-    const struct entry *entry = &index->entry[index->count - 1];
-    if (entry->image.bytes < 0) {
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s:%s: no picture (a .png, .jpg or .jpeg member)",
-                           index->path, key);
-    }
-    struct index_item item = {0};
-    bool good = item_of_tar(index, entry, &item, fault);
-    index_item_free(&item);
-    return good;
-}
-
-// Notes where a member's contents are; `extension` is what follows the key and its dot.
-static bool add_member(const struct index *index, struct entry *entry, const char *name,
-                       const char *extension, struct span span, struct fault *fault)
-{
-    struct span *place = NULL;
-    int64_t most = MAX_RECORD;
-    if (strcasecmp(extension, "png") == 0 || strcasecmp(extension, "jpg") == 0 ||
-        strcasecmp(extension, "jpeg") == 0) {
-        place = &entry->image;
-        most = INDEX_MAX_IMAGE_BYTES;
-    } else if (strcasecmp(extension, "txt") == 0) {
-        place = &entry->caption;
-    } else if (strcasecmp(extension, "json") == 0) {
-        place = &entry->labels;
-    } else {
-        return true; // webdataset allows any other members
-    }
-    if (place->bytes >= 0)
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s:%s: a second such member", index->path, name);
-    if (span.bytes > most || span.offset < 0 || span.bytes < 0 || span.offset > index->bytes - span.bytes) {
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s:%s: %lld bytes, allowed are %lld, all inside the file",
-                           index->path, name, (long long)span.bytes, (long long)most);
-    }
-    *place = span;
-    if (place == &entry->image) entry->name = check_strdup(name);
-    return true;
-}
-
-static bool read_members(struct index *index, struct archive *archive, struct fault *fault)
-{
-    char *key = NULL; // of the current item
-    bool good = true;
-    struct archive_entry *header;
-    int status;
-    while (good && (status = archive_read_next_header(archive, &header)) != ARCHIVE_EOF) {
-        if (status != ARCHIVE_OK && status != ARCHIVE_WARN) {
-            good = fault_raise(fault, EXIT_CODE_INPUT, "%s: broken tar: %s", index->path,
-                               archive_error_string(archive));
-            break;
-        }
-        if (archive_entry_filetype(header) == AE_IFDIR) continue;
-        const char *name = archive_entry_pathname_utf8(header);
-        if (!name || wrong_text(name, strlen(name))) {
-            good = fault_raise(fault, EXIT_CODE_INPUT, "%s: the name of member %lld is not UTF-8",
-                               index->path, (long long)index->count);
-            break;
-        }
-        if (archive_entry_filetype(header) != AE_IFREG || archive_entry_hardlink(header) ||
-            archive_entry_sparse_count(header) > 0) {
-            good = fault_raise(fault, EXIT_CODE_INPUT, "%s:%s: a link, sparse or special file", index->path,
-                               name);
-            break;
-        }
-        const char *slash = strrchr(name, '/'), *dot = strchr(slash ? slash : name, '.');
-        if (!dot || dot[1] == '\0' || dot == (slash ? slash + 1 : name)) continue; // no key, no item
-        size_t length = (size_t)(dot - name);
-        if (!key || strlen(key) != length || memcmp(key, name, length) != 0) {
-            if (key) good = end_tar_item(index, key, fault);
-            free(key);
-            key = check_format("%.*s", (int)length, name);
-            if (good) add_entry(index);
-        }
-        // The tar is not compressed: what libarchive has consumed is the place of the contents in the file.
-        struct span span = {archive_filter_bytes(archive, 0), archive_entry_size(header)};
-        good = good && add_member(index, &index->entry[index->count - 1], name, dot + 1, span, fault);
-    }
-    good = good && end_tar_item(index, key ? key : "", fault);
-    free(key);
-    return good;
-}
-
-static bool open_tar(struct index *index, struct fault *fault)
-{
-    struct archive *archive = archive_read_new();
-    CHECK(archive && archive_read_support_filter_none(archive) == ARCHIVE_OK &&
-              archive_read_support_format_tar(archive) == ARCHIVE_OK,
-          "libarchive does not start");
-    bool good = archive_read_open_filename(archive, index->path, 1 << 16) == ARCHIVE_OK;
-    if (!good) {
-        fault_raise(fault, EXIT_CODE_INPUT, "%s: not an uncompressed tar: %s", index->path,
-                    archive_error_string(archive));
-    }
-    good = good && read_members(index, archive, fault);
-    archive_read_free(archive);
-    return good;
-}
-
 // ---- opening ----
 
 static bool ends_with(const char *text, const char *end)
@@ -581,72 +237,124 @@ static bool ends_with(const char *text, const char *end)
     return length > size && strcasecmp(text + length - size, end) == 0;
 }
 
-// The one index file in a folder; the caller frees it.
-static char *find_in_folder(const char *folder, struct fault *fault)
+// Whether one index file is in a folder, and its path, which the caller frees. False with a fault if two are.
+static bool find_in_folder(const char *folder, char **found, struct fault *fault)
 {
     static const char *const names[] = {"index.csv", "index.tsv", "index.jsonl"};
-    char *found = NULL;
+    *found = NULL;
     for (int i = 0; i < 3; i++) {
         char *path = check_format("%s/%s", folder, names[i]);
         if (access(path, F_OK) != 0) {
             free(path);
-        } else if (found) {
-            fault_raise(fault, EXIT_CODE_INPUT, "%s: there are both %s and %s", folder, found, path);
+        } else if (*found) {
+            fault_raise(fault, EXIT_CODE_INPUT, "%s: there are both %s and %s", folder, *found, path);
             free(path);
-            free(found);
-            return NULL;
+            free(*found);
+            return false;
         } else {
-            found = path;
+            *found = path;
         }
     }
-    if (!found)
-        fault_raise(fault, EXIT_CODE_INPUT, "%s: no index.csv, index.tsv or index.jsonl in it", folder);
-    return found;
+    return true;
 }
 
-static bool open_source(struct index *index, struct fault *fault)
+static int is_tar(const struct dirent *entry)
+{
+    return entry->d_name[0] != '.' && ends_with(entry->d_name, ".tar");
+}
+
+static int by_bytes(const struct dirent **a, const struct dirent **b)
+{
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+// The tars in a folder, in the order of their names' bytes.
+static bool add_tars(struct index *index, struct fault *fault)
+{
+    struct dirent **names = NULL;
+    int count = scandir(index->path, &names, is_tar, by_bytes);
+    bool good = true;
+    if (count < 0) good = fault_raise(fault, EXIT_CODE_INPUT, "%s: %s", index->path, strerror(errno));
+    if (count == 0)
+        good = fault_raise(fault, EXIT_CODE_INPUT,
+                           "%s: no index.csv, index.tsv or index.jsonl in it, and no .tar", index->path);
+    for (int i = 0; i < count; i++) {
+        good = good && add_file(index, check_format("%s/%s", index->path, names[i]->d_name), fault);
+        free(names[i]);
+    }
+    free(names);
+    return good;
+}
+
+// What kind of source it is, and its files.
+static bool find_files(struct index *index, struct fault *fault)
 {
     struct stat status;
     if (stat(index->path, &status) == 0 && S_ISDIR(status.st_mode)) {
-        char *found = find_in_folder(index->path, fault);
-        if (!found) return false;
+        char *found;
+        if (!find_in_folder(index->path, &found, fault)) return false;
+        if (!found) {
+            index->form = FORM_TAR;
+            index->many = true;
+            return add_tars(index, fault);
+        }
         free(index->path);
         index->path = found;
     }
-    static const char *const endings[] = {
-        [FORM_CSV] = ".csv", [FORM_TSV] = ".tsv", [FORM_JSONL] = ".jsonl", [FORM_TAR] = ".tar"};
+    static const char *const endings[FORMS] = {".csv", ".tsv", ".jsonl", ".json", ".tar"};
     int form = 0;
-    while (form <= FORM_TAR && !ends_with(index->path, endings[form])) form++;
-    if (form > FORM_TAR) {
+    while (form < FORMS && !ends_with(index->path, endings[form])) form++;
+    if (form == FORMS)
         return fault_raise(fault, EXIT_CODE_INPUT,
-                           "%s: neither a folder nor a .csv, .tsv, .jsonl or .tar file", index->path);
-    }
+                           "%s: neither a folder nor a .csv, .tsv, .jsonl, .json or .tar file", index->path);
+    if (form == FORM_TAR && strpbrk(index->path, "{*?[") && access(index->path, F_OK) != 0)
+        return fault_raise(
+            fault, EXIT_CODE_INPUT,
+            "%s: no such file; several tars are given by the folder that they are in, not by a "
+            "pattern",
+            index->path);
     index->form = (enum form)form;
-    index->descriptor = open(index->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (index->descriptor < 0 || fstat(index->descriptor, &status) != 0) {
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s", index->path, strerror(errno));
-    }
-    if (!S_ISREG(status.st_mode))
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s: not a regular file", index->path);
-    index->bytes = status.st_size;
-    char *folder = check_strdup(index->path), *slash = strrchr(folder, '/');
-    if (slash) *slash = '\0';
-    index->folder = realpath(slash ? (*folder ? folder : "/") : ".", NULL);
-    free(folder);
-    if (!index->folder)
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s: its folder: %s", index->path, strerror(errno));
-    return form == FORM_TAR ? open_tar(index, fault) : open_text(index, fault);
+    return add_file(index, check_strdup(index->path), fault);
 }
 
-bool index_open(const char *path, struct index **index, struct fault *fault)
+// The folder of the pictures: the one that is named, else the source's own.
+static bool find_pictures(struct index *index, const char *named, struct fault *fault)
 {
+    if (index->form == FORM_TAR && named)
+        return fault_raise(fault, EXIT_CODE_INPUT, "%s: the pictures are in the tar, not in the folder %s",
+                           index->path, named);
+    char *folder = check_strdup(named ? named : index->path), *slash = strrchr(folder, '/');
+    if (!named && slash) *slash = '\0';
+    index->folder = realpath(named ? named : slash ? (*folder ? folder : "/") : ".", NULL);
+    free(folder);
+    return index->folder || fault_raise(fault, EXIT_CODE_INPUT, "%s: the folder of its pictures%s%s: %s",
+                                        index->path, named ? ", " : "", named ? named : "", strerror(errno));
+}
+
+static bool open_source(struct index *index, const struct index_options *options, struct fault *fault)
+{
+    const char *folder = options->image_folder && *options->image_folder ? options->image_folder : NULL;
+    if (!find_files(index, fault) || !find_pictures(index, folder, fault)) return false;
+    if (index->form == FORM_COCO) return index_coco_open(index, fault);
+    if (index->form != FORM_TAR) return index_text_open(index, fault);
+    bool good = true;
+    for (int file = 0; good && file < index->files; file++) good = index_tar_open(index, file, fault);
+    return good;
+}
+
+bool index_open(const char *path, const struct index_options *options, struct index **index,
+                struct fault *fault)
+{
+    static const struct index_options everything = {0};
+    if (!options) options = &everything;
     *index = NULL;
     struct index *opened = check_calloc(1, sizeof *opened);
     opened->path = check_strdup(path);
-    opened->descriptor = -1;
+    opened->open = check_malloc(sizeof *opened->open);
+    *opened->open = (struct open_file){-1, -1};
     size_t length = strlen(opened->path);
     while (length > 1 && opened->path[length - 1] == '/') opened->path[--length] = '\0';
-    if (!open_source(opened, fault)) {
+    if (!open_source(opened, options, fault) || !index_choose(opened, options, fault)) {
         index_close(opened);
         return false;
     }
@@ -662,14 +370,9 @@ bool index_item(const struct index *index, int64_t number, struct index_item *it
           (long long)index->count);
     const struct entry *entry = &index->entry[number];
     *item = (struct index_item){0};
-    bool good;
-    if (index->form == FORM_TAR) {
-        good = item_of_tar(index, entry, item, fault);
-    } else {
-        char *record = read_span(index, entry->record, fault);
-        good = record && item_of_record(index, entry->line, record, (size_t)entry->record.bytes, item, fault);
-        free(record);
-    }
+    bool good = index->form == FORM_TAR    ? index_tar_item(index, entry, item, fault)
+                : index->form == FORM_COCO ? index_coco_item(index, entry, item, fault)
+                                           : index_text_item(index, entry, item, fault);
     if (good) {
         fill_absent(item);
     } else {
@@ -680,15 +383,17 @@ bool index_item(const struct index *index, int64_t number, struct index_item *it
 
 struct index_stamp index_stamp(const struct index *index, int64_t number, const struct index_item *item)
 {
+    if (index->form == FORM_TAR) {
+        const struct entry *entry = &index->entry[number];
+        struct timespec changed = index->file[entry->file].changed;
+        return (struct index_stamp){entry->tar.image.bytes, changed.tv_sec, changed.tv_nsec};
+    }
     struct stat status;
-    bool tar = index->form == FORM_TAR;
     char *path = check_format("%s/%s", index->folder, item->name);
-    bool found = tar ? fstat(index->descriptor, &status) == 0 : stat(path, &status) == 0;
+    bool found = stat(path, &status) == 0;
     free(path);
     if (!found) return (struct index_stamp){0};
-    return (struct index_stamp){.bytes = tar ? index->entry[number].image.bytes : status.st_size,
-                                .seconds = status.st_mtim.tv_sec,
-                                .nanoseconds = status.st_mtim.tv_nsec};
+    return (struct index_stamp){status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
 }
 
 // A regular file below the folder, links followed; -1 with a fault.
@@ -729,8 +434,9 @@ bool index_image(const struct index *index, int64_t number, uint8_t **data, size
     *data = NULL;
     *bytes = 0;
     if (index->form == FORM_TAR) {
-        struct span image = index->entry[number].image;
-        *data = (uint8_t *)read_span(index, image, fault);
+        const struct entry *entry = &index->entry[number];
+        struct span image = entry->tar.image;
+        *data = (uint8_t *)index_read_span(index, entry->file, image, fault);
         *bytes = *data ? (size_t)image.bytes : 0;
         return *data != NULL;
     }

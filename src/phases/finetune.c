@@ -330,7 +330,7 @@ static void end_training(struct expert_training *training)
 
 // ---- 3b: the loop
 
-/* Asks for this rank's samples of a step: the expert's prompts in the run's order, random flips, some prompts
+/* Asks for this rank's samples of a step: the expert's prompts in the run's order, random views, some prompts
  * dropped. */
 static void ask_batch(struct expert_training *training, int64_t step)
 {

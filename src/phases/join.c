@@ -16,21 +16,23 @@ enum {
 
 /* Sizes, the same in all shards. */
 struct layout {
-    int64_t side, views, channels, latent_side, tokens, width;
-    int64_t picture, latent, states; // elements: of a picture, of all views' latents, of a text's states
+    int64_t side, flips, channels, latent_side, tokens, width;
+    int64_t crops[SPLITS];      // of a picture; views are crops x flips
+    int64_t crop, view, states; // elements: of a crop, of a view's latent, of a text's states
 };
 
 static struct layout make_layout(const struct shard_maker *maker)
 {
     const struct prepare_cfg *cfg = maker->cfg;
     struct layout layout = {.side = cfg->image_size,
-                            .views = cfg->flips ? 2 : 1,
+                            .flips = cfg->flips ? 2 : 1,
                             .channels = latent_channels(cfg->latent),
                             .latent_side = cfg->image_size / latent_patch(cfg->latent),
                             .tokens = maker->encoder->tokens,
                             .width = maker->encoder->channels};
-    layout.picture = layout.side * layout.side * 3;
-    layout.latent = layout.views * layout.channels * layout.latent_side * layout.latent_side;
+    for (int split = 0; split < SPLITS; split++) layout.crops[split] = shard_crops(cfg, split);
+    layout.crop = layout.side * layout.side * 3;
+    layout.view = layout.channels * layout.latent_side * layout.latent_side;
     layout.states = layout.tokens * layout.width;
     return layout;
 }
@@ -50,8 +52,8 @@ struct joiner {
     } split[SPLITS];
 
     // BLOCK rows
-    uint8_t *pixels; // [BLOCK, H, W, 3]
-    float *latents;  // [BLOCK, V, C, h, w]
+    uint8_t *pixels; // [BLOCK, crops, H, W, 3]
+    float *latents;  // [BLOCK, V, C, h, w], V the views of a picture
     float *states;   // [BLOCK, T, D]
     float *embedding;
     int32_t *length;
@@ -71,7 +73,7 @@ static bool describe_split(const struct layout *layout, struct h5_reader *reader
     char name[DATASET_NAME_SIZE];
     struct h5_info info;
     if (!h5_expect(reader, split_dataset(split, "pixels", name), 5,
-                   (int64_t[]){-1, 1, layout->side, layout->side, 3}, &info, fault))
+                   (int64_t[]){-1, layout->crops[split], layout->side, layout->side, 3}, &info, fault))
         return false;
     int64_t count = info.shape[0];
     bool ok = h5_expect(reader, split_dataset(split, "text_states", name), 3,
@@ -102,9 +104,9 @@ static bool measure_split(struct joiner *joiner, struct h5_reader *reader, int s
     for (int64_t first = 0; split == SPLIT_TRAIN && first < rows; first += BLOCK) {
         int64_t count = rows - first < BLOCK ? rows - first : BLOCK;
         if (!h5_read_uint8(reader, name, first, count, joiner->pixels, fault)) return false;
-        for (int64_t i = 0; i < count; i++)
+        for (int64_t i = 0; i < count * layout->crops[split]; i++)
             latent_moments_add(&joiner->moments, joiner->maker->cfg->latent, side, side,
-                               joiner->pixels + i * layout->picture);
+                               joiner->pixels + i * layout->crop);
     }
     return true;
 }
@@ -151,33 +153,34 @@ static bool create_split(struct joiner *joiner, int split, struct fault *fault)
     struct split_rows *rows = &joiner->split[split];
     struct h5_writer *file = joiner->file;
     char name[DATASET_NAME_SIZE];
-    bool ok = h5_rows_create(
-                  file, split_dataset(split, "latents", name), H5_FLOAT16, 5,
-                  (int64_t[]){0, layout->views, layout->channels, layout->latent_side, layout->latent_side},
-                  chunk_rows(2 * layout->latent), 0, &rows->latents, fault) &&
-              h5_rows_create(file, split_dataset(split, "text_states", name), H5_FLOAT16, 3,
-                             (int64_t[]){0, layout->tokens, layout->width}, chunk_rows(2 * layout->states), 0,
-                             &rows->text_states, fault) &&
-              h5_rows_create(file, split_dataset(split, "text_length", name), H5_INT32, 1, (int64_t[]){0},
-                             chunk_rows(4), 0, &rows->text_length, fault) &&
-              h5_rows_create(file, split_dataset(split, "embedding", name), H5_FLOAT32, 2,
-                             (int64_t[]){0, layout->width}, chunk_rows(4 * layout->width), 0,
-                             &rows->embedding, fault);
+    int64_t views = layout->crops[split] * layout->flips;
+    bool ok =
+        h5_rows_create(file, split_dataset(split, "latents", name), H5_FLOAT16, 5,
+                       (int64_t[]){0, views, layout->channels, layout->latent_side, layout->latent_side},
+                       chunk_rows(2 * views * layout->view), 0, &rows->latents, fault) &&
+        h5_rows_create(file, split_dataset(split, "text_states", name), H5_FLOAT16, 3,
+                       (int64_t[]){0, layout->tokens, layout->width}, chunk_rows(2 * layout->states), 0,
+                       &rows->text_states, fault) &&
+        h5_rows_create(file, split_dataset(split, "text_length", name), H5_INT32, 1, (int64_t[]){0},
+                       chunk_rows(4), 0, &rows->text_length, fault) &&
+        h5_rows_create(file, split_dataset(split, "embedding", name), H5_FLOAT32, 2,
+                       (int64_t[]){0, layout->width}, chunk_rows(4 * layout->width), 0, &rows->embedding,
+                       fault);
     for (int t = 0; ok && t < ITEM_TEXTS; t++)
         ok = h5_rows_create(file, split_dataset(split, item_text_name[t], name), H5_STRING, 1, (int64_t[]){0},
                             0, joiner->text_size[t], &rows->text[t], fault);
     return ok;
 }
 
-/* All views of a picture as the file has them: [V, C, h, w], the plain one, then the mirrored one. The
- * picture is mirrored in place for that. */
-static void encode_views(const struct layout *layout, const struct latent_form *form, uint8_t *rgb,
-                         float *views)
+/* The views of a crop as the file has them: [flips, C, h, w], the plain one, then the mirrored one. The crop
+ * is mirrored in place for that. */
+static void encode_crop(const struct layout *layout, const struct latent_form *form, uint8_t *rgb,
+                        float *views)
 {
     int side = (int)layout->side;
     int64_t positions = layout->latent_side * layout->latent_side;
     float *nhwc = check_malloc((size_t)(positions * layout->channels) * sizeof *nhwc);
-    for (int64_t view = 0; view < layout->views; view++, views += positions * layout->channels) {
+    for (int64_t flip = 0; flip < layout->flips; flip++, views += positions * layout->channels) {
         latent_encode(form, side, side, rgb, nhwc);
         for (int64_t p = 0; p < positions; p++)
             for (int64_t c = 0; c < layout->channels; c++)
@@ -211,9 +214,9 @@ static bool copy_block(struct joiner *joiner, struct h5_reader *reader, int spli
                        fault))
         return false;
 #pragma omp parallel for
-    for (int64_t i = 0; i < count; i++)
-        encode_views(layout, &joiner->summary->latent, joiner->pixels + i * layout->picture,
-                     joiner->latents + i * layout->latent);
+    for (int64_t i = 0; i < count * layout->crops[split]; i++)
+        encode_crop(layout, &joiner->summary->latent, joiner->pixels + i * layout->crop,
+                    joiner->latents + i * layout->flips * layout->view);
     for (int64_t i = 0; i < count; i++) joiner->summary->tokens += joiner->length[i];
     return h5_append_float(rows->latents, count, joiner->latents, fault) &&
            h5_append_float(rows->text_states, count, joiner->states, fault) &&
@@ -318,8 +321,9 @@ bool join_shards(const struct shard_maker *maker, struct join_summary *summary, 
     struct joiner joiner = {
         .maker = maker, .layout = make_layout(maker), .summary = summary, .source = sha256_new()};
     const struct layout *layout = &joiner.layout;
-    joiner.pixels = check_malloc((size_t)(BLOCK * layout->picture));
-    joiner.latents = check_malloc((size_t)(BLOCK * layout->latent) * sizeof(float));
+    int64_t crops = BLOCK * layout->crops[SPLIT_TRAIN]; // no split has more
+    joiner.pixels = check_malloc((size_t)(crops * layout->crop));
+    joiner.latents = check_malloc((size_t)(crops * layout->flips * layout->view) * sizeof(float));
     joiner.states = check_malloc((size_t)(BLOCK * layout->states) * sizeof(float));
     joiner.embedding = check_malloc((size_t)(BLOCK * layout->width) * sizeof(float));
     joiner.length = check_malloc(BLOCK * sizeof(int32_t));

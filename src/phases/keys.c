@@ -100,7 +100,21 @@ static const struct key keys[] = {
 
     // ---- prepare
     {"data.source", KEY_PATH, NULL, NULL, NULL,
-     "pictures and captions: an index (.csv, .tsv, .jsonl), a folder that holds one, or a .tar", {PREPARE(source)}},
+     "pictures and captions: an index (.csv, .tsv, .jsonl) with the columns file and caption, or a folder that holds one; COCO's annotations (.json); a .tar of webdataset, or a folder of them", {PREPARE(source)}},
+    {"data.image_folder", KEY_PATH, "\"\"", NULL, NULL,
+     "folder of the pictures that an index or annotations name; empty: the one that the index is in", {PREPARE(choice.image_folder)}},
+    {"data.captions", KEY_ENUM, "\"all\"", "all, one", NULL,
+     "which captions of a picture become samples: each, or one that is drawn", {PREPARE(choice.captions)}},
+    {"data.images", KEY_INT, "0", "[0, inf)", NULL,
+     "use so many different pictures of data.source, drawn; 0: all", {PREPARE(choice.images)}},
+    {"data.validation_source", KEY_PATH, "\"\"", NULL, NULL,
+     "what to validate with, given as data.source, all of which is then trained with; empty: captions of data.source are held out", {PREPARE(validation_source)}},
+    {"data.validation_image_folder", KEY_PATH, "\"\"", NULL, NULL,
+     "as data.image_folder, of data.validation_source", {PREPARE(validation_choice.image_folder)}},
+    {"data.validation_captions", KEY_ENUM, "\"all\"", "all, one", NULL,
+     "as data.captions, of data.validation_source", {PREPARE(validation_choice.captions)}},
+    {"data.validation_images", KEY_INT, "0", "[0, inf)", NULL,
+     "as data.images, of data.validation_source", {PREPARE(validation_choice.images)}},
     {"data.sentence_encoder", KEY_PATH, "\"\"", NULL, NULL,
      "folder of the sentence-transformers model that encodes the captions; sample needs it for prompts that are text", {PREPARE(sentence_encoder), SAMPLE(sentence_encoder)}},
     {"data.normalize_embedding", KEY_BOOL, "false", NULL, NULL,
@@ -111,8 +125,10 @@ static const struct key keys[] = {
      "what the UNet sees: the pixels, or their 2x2 Haar transform (a quarter of the positions)", {PREPARE(latent)}},
     {"data.flips", KEY_BOOL, "true", NULL, NULL,
      "store the mirrored pictures too", {PREPARE(flips)}},
+    {"data.crops", KEY_INT, "0", "[0, 64]", NULL,
+     "random crops that are stored of each picture to train with; 0: its middle, as of those to validate with", {PREPARE(crops)}},
     {"data.validation_fraction", KEY_DOUBLE, "0.1", "[0, 1)", NULL,
-     "part of the captions that is held out", {PREPARE(validation_fraction)}},
+     "part of the captions that is held out; not used with data.validation_source", {PREPARE(validation_fraction)}},
     {"data.max_tokens", KEY_INT, "77", "[2, 512]", NULL,
      "tokens kept of a caption", {PREPARE(max_tokens), SAMPLE(max_tokens)}},
     {"data.text_batch", KEY_INT, "64", "[1, 65536]", NULL,
@@ -859,6 +875,13 @@ static bool prepare_rules(const struct deck *deck, const struct prepare_cfg *cfg
         return rule_broken(deck, "data.sentence_encoder", fault,
                            "the key data.sentence_encoder is missing: %s",
                            key_find("data.sentence_encoder")->help);
+    const struct index_options *choice = &cfg->validation_choice;
+    const char *idle = *choice->image_folder                    ? "data.validation_image_folder"
+                       : choice->captions != INDEX_CAPTIONS_ALL ? "data.validation_captions"
+                       : choice->images > 0                     ? "data.validation_images"
+                                                                : NULL;
+    if (!*cfg->validation_source && idle)
+        return rule_broken(deck, idle, fault, "%s is set, data.validation_source is not", idle);
     if (cfg->latent != LATENT_HAAR || cfg->image_size % 2 == 0) return true;
     return rule_broken(deck, "data.image_size", fault,
                        "data.image_size is %lld, must be even for Haar latents", (long long)cfg->image_size);

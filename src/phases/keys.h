@@ -12,6 +12,7 @@
 #include "diffusion/noise_schedule.h"
 #include "diffusion/sampler.h"
 #include "io/deck.h"
+#include "io/index.h"
 #include "router/normal_form.h"
 #include "router/resource.h"
 #include "train/optimiser.h"
@@ -80,7 +81,7 @@ struct run_cfg {
 struct prepare_cfg {
     struct run_cfg run;
     char *data_file;          /* written */
-    char *source;             /* index, folder or tar (io/index.h) */
+    char *source;             /* index, annotations, tar or folder of tars (io/index.h) */
     char *sentence_encoder;   /* folder of a sentence-transformers model */
     bool normalize_embedding; /* apply its Normalize module, if it has one */
     int64_t image_size;       /* pixels a side */
@@ -92,6 +93,11 @@ struct prepare_cfg {
     int64_t shard_size; /* samples a shard file */
     int64_t bad_picture_limit;
     int64_t max_pixels; /* of a source picture */
+
+    /* ""; or a second source, all of which is held out, and validation_fraction is not used */
+    char *validation_source;
+    struct index_options choice, validation_choice; /* what is used of each; their seeds are not set */
+    int64_t crops;                                  /* random ones of a training picture; 0: its middle */
 };
 
 struct import_cfg {

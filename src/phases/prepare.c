@@ -1,17 +1,17 @@
 /* Phase prepare: pictures and captions into data.h5.
  *
- * 1. Open the source and the sentence encoder. Every rank reads them for itself.
+ * 1. Open the sources and the sentence encoder. Every rank reads them for itself.
  * 2. Find the shards that an earlier run has finished.
  * 3. Make the others, dealt to ranks, a round of one shard a rank at a time. After each round failures, the
  *    number of broken pictures and requests to stop are shared.
- * 4. Rank 0 joins the shards into data.h5, in the order of the source.
+ * 4. Rank 0 joins the shards into data.h5, in the order of the sources.
  * 5. Remove the shards.
  *
  * data.h5 is one plain file and not a virtual one over the shards: it can be moved, its content id covers
  * every number in it, and its factors and chunks are right for training. The price is that the disk holds
  * both until it is finished.
  *
- * What a shard holds is a function of the deck and the source alone, so the number of ranks changes nothing
+ * What a shard holds is a function of the deck and the sources alone, so the number of ranks changes nothing
  * in data.h5. */
 #include "phases/prepare.h"
 
@@ -28,7 +28,7 @@ enum { SKIPPED_SHOWN = 20 }; // broken pictures named on the screen; data.h5 nam
 struct preparation {
     const struct run *run;
     const struct prepare_cfg *cfg;
-    struct index *source; // owned, as the next two
+    struct index *source[SPLITS]; // owned, as the next two; the second: NULL without data.validation_source
     struct backend *backend;
     struct sentence_encoder encoder;
     struct shard_maker maker;
@@ -40,13 +40,23 @@ struct preparation {
 
 // ---- 1: inputs
 
+static bool open_source(const struct prepare_cfg *cfg, const char *path, struct index_options choice,
+                        struct index **source, struct fault *fault)
+{
+    choice.seed = (uint64_t)cfg->run.seed;
+    if (!index_open(path, &choice, source, fault)) return false;
+    return index_count(*source) > 0 || fault_raise(fault, EXIT_CODE_INPUT, "%s names no picture", path);
+}
+
 static bool open_inputs(struct preparation *preparation, struct fault *fault)
 {
     const struct prepare_cfg *cfg = preparation->cfg;
     enum dtype dtype;
-    if (!index_open(cfg->source, &preparation->source, fault)) return false;
-    if (index_count(preparation->source) == 0)
-        return fault_raise(fault, EXIT_CODE_INPUT, "%s names no picture", cfg->source);
+    struct index **source = preparation->source;
+    if (!open_source(cfg, cfg->source, cfg->choice, &source[SPLIT_TRAIN], fault)) return false;
+    if (*cfg->validation_source &&
+        !open_source(cfg, cfg->validation_source, cfg->validation_choice, &source[SPLIT_VALIDATION], fault))
+        return false;
     if (!run_open_backend(preparation->run, &cfg->run, &preparation->backend, &dtype, fault)) return false;
     struct sentence_encoder_options options = {.batch = (int)cfg->text_batch,
                                                .tokens = (int)cfg->max_tokens,
@@ -57,7 +67,7 @@ static bool open_inputs(struct preparation *preparation, struct fault *fault)
         return false;
     preparation->maker = (struct shard_maker){.run = preparation->run,
                                               .cfg = cfg,
-                                              .source = preparation->source,
+                                              .source = {source[SPLIT_TRAIN], source[SPLIT_VALIDATION]},
                                               .encoder = &preparation->encoder,
                                               .backend = preparation->backend,
                                               .dtype = dtype};
@@ -135,11 +145,10 @@ static bool check_skipped(const struct preparation *preparation, struct fault *f
     const struct prepare_cfg *cfg = preparation->cfg;
     if (preparation->skipped <= cfg->bad_picture_limit) return true;
     char *folder = shard_folder(&preparation->maker);
-    fault_raise(
-        fault, EXIT_CODE_INPUT,
-        "%lld pictures of %s are broken, %lld are allowed (data.bad_picture_limit); they are named in "
-        "skipped/image of the files in %s",
-        (long long)preparation->skipped, cfg->source, (long long)cfg->bad_picture_limit, folder);
+    fault_raise(fault, EXIT_CODE_INPUT,
+                "%lld pictures are broken, %lld are allowed (data.bad_picture_limit); they are named in "
+                "skipped/image of the files in %s",
+                (long long)preparation->skipped, (long long)cfg->bad_picture_limit, folder);
     free(folder);
     return false;
 }
@@ -195,12 +204,15 @@ static void report(const struct preparation *preparation, const struct join_summ
     log_info(log, "%lld pictures (%lld broken ones skipped): %lld to train with, %lld to validate",
              (long long)items, (long long)image->count, (long long)summary->items[SPLIT_TRAIN],
              (long long)summary->items[SPLIT_VALIDATION]);
-    if (cfg->validation_fraction > 0 && summary->items[SPLIT_VALIDATION] == 0)
+    if (!*cfg->validation_source && cfg->validation_fraction > 0 && summary->items[SPLIT_VALIDATION] == 0)
         log_warning(log, "no caption fell into the validation split (data.validation_fraction)");
+    if (*cfg->validation_source && summary->items[SPLIT_VALIDATION] == 0)
+        log_warning(log, "no picture of %s is left to validate with", cfg->validation_source);
     log_info(log, "captions of %.1f tokens on average; %lld were longer than %lld and cut",
              (double)summary->tokens / (double)items, (long long)summary->cut, (long long)cfg->max_tokens);
     log_info(log, "%s latents [%d, %d, %d], %s", latent_kind_name(cfg->latent), channels, side, side,
              cfg->flips ? "plain and mirrored" : "plain");
+    if (cfg->crops > 0) log_info(log, "%lld random crops of a picture to train with", (long long)cfg->crops);
     for (int band = 0; cfg->latent == LATENT_HAAR && band < 4; band++) {
         const double *scale = summary->latent.scale + 3 * band;
         log_info(log, "  band %d scaled by %.4f %.4f %.4f (red, green, blue)", band, scale[0], scale[1],
@@ -223,24 +235,50 @@ static bool join(struct preparation *preparation, struct fault *fault)
 
 // ---- --check
 
+/* Samples, and crops of all their pictures: as many as are expected where captions are held out by chance. */
+static void plan_items(const struct preparation *preparation, double *items, double *crops)
+{
+    const struct prepare_cfg *cfg = preparation->cfg;
+    double train = (double)index_count(preparation->source[SPLIT_TRAIN]), validation;
+    if (preparation->source[SPLIT_VALIDATION]) {
+        validation = (double)index_count(preparation->source[SPLIT_VALIDATION]);
+    } else {
+        validation = train * cfg->validation_fraction;
+        train -= validation;
+    }
+    *items = train + validation;
+    *crops = train * (double)shard_crops(cfg, SPLIT_TRAIN) +
+             validation * (double)shard_crops(cfg, SPLIT_VALIDATION);
+}
+
 static void report_check(const struct preparation *preparation)
 {
     const struct prepare_cfg *cfg = preparation->cfg;
     const struct sentence_encoder *encoder = &preparation->encoder;
     const struct log *log = preparation->run->log;
-    double items = (double)index_count(preparation->source), views = cfg->flips ? 2 : 1;
     double pixels = (double)(cfg->image_size * cfg->image_size) * 3; // as many as a latent has elements
     double text = 2.0 * encoder->tokens * encoder->channels + 4.0 * encoder->channels + 4;
-    log_info(log, "%s: %.0f pictures, %lld shards of at most %lld, %lld of them to be made", cfg->source,
-             items, (long long)shard_count(&preparation->maker), (long long)cfg->shard_size,
+    double items, crops, flips = cfg->flips ? 2 : 1;
+    plan_items(preparation, &items, &crops);
+    for (int split = 0; split < SPLITS; split++) {
+        const struct index *source = preparation->source[split];
+        if (source)
+            log_info(log, "%s: %lld captions of %lld pictures%s",
+                     split == SPLIT_TRAIN ? cfg->source : cfg->validation_source,
+                     (long long)index_count(source), (long long)index_pictures(source),
+                     split == SPLIT_TRAIN ? "" : ", to validate with");
+    }
+    log_info(log, "%.0f pictures, %lld shards of at most %lld, %lld of them to be made", items,
+             (long long)shard_count(&preparation->maker), (long long)cfg->shard_size,
              (long long)preparation->missing_count);
     log_info(log, "%s: %d tokens of %d numbers a caption", cfg->sentence_encoder, encoder->tokens,
              encoder->channels);
     log_info(log, "disk needed, without the texts: %.1f MiB of %s, and %.1f MiB of shards until it is done",
-             items * (views * 2 * pixels + text) / 0x1p20, cfg->data_file, items * (pixels + text) / 0x1p20);
+             (crops * flips * 2 * pixels + items * text) / 0x1p20, cfg->data_file,
+             (crops * pixels + items * text) / 0x1p20);
     log_info(log, "planned memory a rank: %.1f MiB of the encoder, %.1f MiB of a batch",
              (double)backend_bytes(preparation->backend) / 0x1p20,
-             (double)cfg->text_batch * (pixels + 2 * text) / 0x1p20);
+             (double)cfg->text_batch * ((double)shard_crops(cfg, SPLIT_TRAIN) * pixels + 2 * text) / 0x1p20);
 }
 
 static bool prepare(struct preparation *preparation, struct fault *fault)
@@ -265,7 +303,7 @@ bool phase_prepare(struct run *run, const struct prepare_cfg *cfg, struct fault 
     bool ok = prepare(&preparation, fault);
     sentence_encoder_close(&preparation.encoder);
     if (preparation.backend) backend_close(preparation.backend);
-    index_close(preparation.source);
+    for (int split = 0; split < SPLITS; split++) index_close(preparation.source[split]);
     free(preparation.missing);
     return ok;
 }

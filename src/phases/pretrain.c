@@ -179,7 +179,7 @@ static bool write_description(void *task, struct h5_writer *writer, bool finishe
 
 // ---- 3: the loop
 
-/* Asks for this rank's samples of a step: items in the run's order, random flips, some prompts dropped. */
+/* Asks for this rank's samples of a step: items in the run's order, random views, some prompts dropped. */
 static void ask_batch(struct pretraining *training, int64_t step)
 {
     const struct pretrain_cfg *cfg = training->cfg;

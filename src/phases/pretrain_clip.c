@@ -173,7 +173,7 @@ static bool check_network(void *task, struct h5_reader *reader, struct fault *fa
 
 // ---- 3: the loop
 
-/* Asks for this rank's samples of a step: items in the run's order, random flips. */
+/* Asks for this rank's samples of a step: items in the run's order, random views. */
 static void ask_batch(struct clip_training *training, int64_t step)
 {
     const struct pretrain_cfg *cfg = training->cfg;
@@ -217,7 +217,7 @@ static void read_pixels(const struct clip_training *training, int64_t step, int6
         uint8_t *shown = rgb;
         if (step >= 0 && cfg->shift > 0) {
             struct random_key key = {(uint64_t)cfg->run.seed, RANDOM_FLIP, (uint64_t)step,
-                                     (uint64_t)(training->first + i)}; // element 0 is the flip
+                                     (uint64_t)(training->first + i)}; // element 0 is the view
             int64_t dy = (int64_t)random_below(key, 1, range) - cfg->shift;
             int64_t dx = (int64_t)random_below(key, 2, range) - cfg->shift;
             shift_picture(size, dy, dx, rgb, shown = rgb + values);

@@ -45,15 +45,36 @@ char *shard_path(const struct shard_maker *maker, int64_t number)
     return check_format("%s.shards/shard_%06lld.h5", maker->cfg->data_file, (long long)number);
 }
 
+int64_t shard_crops(const struct prepare_cfg *cfg, int split)
+{
+    return split == SPLIT_TRAIN && cfg->crops > 0 ? cfg->crops : 1;
+}
+
+static int64_t item_count(const struct shard_maker *maker)
+{
+    int64_t items = 0;
+    for (int split = 0; split < SPLITS; split++)
+        if (maker->source[split]) items += index_count(maker->source[split]);
+    return items;
+}
+
+/* The source that item `number` of all is in, and its number there. */
+static int source_of(const struct shard_maker *maker, int64_t number, int64_t *there)
+{
+    int64_t items = index_count(maker->source[SPLIT_TRAIN]);
+    *there = number < items ? number : number - items;
+    return number < items ? SPLIT_TRAIN : SPLIT_VALIDATION;
+}
+
 int64_t shard_count(const struct shard_maker *maker)
 {
-    return (index_count(maker->source) + maker->cfg->shard_size - 1) / maker->cfg->shard_size;
+    return (item_count(maker) + maker->cfg->shard_size - 1) / maker->cfg->shard_size;
 }
 
 void shard_items(const struct shard_maker *maker, int64_t number, int64_t *first, int64_t *count)
 {
     *first = number * maker->cfg->shard_size;
-    *count = index_count(maker->source) - *first;
+    *count = item_count(maker) - *first;
     if (*count > maker->cfg->shard_size) *count = maker->cfg->shard_size;
 }
 
@@ -79,10 +100,13 @@ static bool inputs_id(const struct shard_maker *maker, int64_t number, char id[S
     bool ok = true;
     for (int64_t i = first; ok && i < first + count; i++) {
         struct index_item item;
-        ok = index_item(maker->source, i, &item, fault);
+        int64_t there;
+        int32_t source = source_of(maker, i, &there);
+        ok = index_item(maker->source[source], there, &item, fault);
         if (!ok) break;
-        struct index_stamp stamp = index_stamp(maker->source, i, &item);
+        struct index_stamp stamp = index_stamp(maker->source[source], there, &item);
         hash_texts(hash, &item);
+        sha256_add(hash, &source, sizeof source);
         sha256_add(hash, &stamp, sizeof stamp);
         index_item_free(&item);
     }
@@ -153,7 +177,7 @@ bool shards_remove(const struct shard_maker *maker, struct fault *fault)
 struct sample {
     struct index_item item;
     struct fault fault; // why its picture is skipped, if it is
-    int split;
+    int source, split;
     bool cut; // its caption has more tokens than are kept
 };
 
@@ -161,7 +185,7 @@ struct sample {
 struct batch_memory {
     int64_t capacity;
     struct sample *sample; // [batch]
-    uint8_t *pixels;       // [batch, H, W, 3]
+    uint8_t *pixels;       // [batch, V, H, W, 3]: as many crops as a picture of any split has
     const char **caption;  // [batch], borrowed from the samples
     int32_t *length;       // [batch]
     float *states;         // [batch, T, D]
@@ -169,14 +193,19 @@ struct batch_memory {
     int32_t *ids;          // [T + 1]
 };
 
+static size_t picture_bytes(const struct prepare_cfg *cfg, int split)
+{
+    return (size_t)(shard_crops(cfg, split) * cfg->image_size * cfg->image_size) * 3;
+}
+
 static struct batch_memory batch_new(const struct shard_maker *maker)
 {
-    size_t batch = (size_t)maker->cfg->text_batch, side = (size_t)maker->cfg->image_size;
+    size_t batch = (size_t)maker->cfg->text_batch;
     size_t tokens = (size_t)maker->encoder->tokens, channels = (size_t)maker->encoder->channels;
     return (struct batch_memory){
         .capacity = maker->cfg->text_batch,
         .sample = check_calloc(batch, sizeof(struct sample)),
-        .pixels = check_malloc(batch * side * side * 3),
+        .pixels = check_malloc(batch * picture_bytes(maker->cfg, SPLIT_TRAIN)),
         .caption = check_malloc(batch * sizeof(char *)),
         .length = check_malloc(batch * sizeof(int32_t)),
         .states = check_malloc(batch * tokens * channels * sizeof(float)),
@@ -196,8 +225,8 @@ static void batch_free(struct batch_memory *batch)
     free(batch->ids);
 }
 
-/* The split of a caption: a function of the seed and of the tokens that the models see of it, so that two
- * captions which they cannot tell apart are never in different splits. */
+/* The split of a caption. Of one source, a function of the seed and of the tokens that the models see of it,
+ * so that two captions which they cannot tell apart are never in different splits. */
 static void choose_split(const struct shard_maker *maker, struct sample *sample, int32_t *ids)
 {
     const char *caption = sample->item.caption;
@@ -208,20 +237,26 @@ static void choose_split(const struct shard_maker *maker, struct sample *sample,
     struct random_key key = {(uint64_t)maker->cfg->run.seed, RANDOM_SPLIT, 0,
                              sha256_number(ids, (size_t)seen * sizeof *ids)};
     bool held_out = random_uniform(key, 0) < maker->cfg->validation_fraction;
+    if (maker->source[SPLIT_VALIDATION]) held_out = sample->source == SPLIT_VALIDATION;
     sample->split = held_out ? SPLIT_VALIDATION : SPLIT_TRAIN;
 }
 
-/* The picture of an item as [H, W, 3]. */
-static bool decode_picture(const struct prepare_cfg *cfg, const char *name, const uint8_t *data, size_t bytes,
-                           uint8_t *pixels, struct fault *fault)
+/* The crops of an item's picture as [V, H, W, 3]. `number`: of the item. */
+static bool decode_picture(const struct prepare_cfg *cfg, const struct sample *sample, int64_t number,
+                           const uint8_t *data, size_t bytes, uint8_t *pixels, struct fault *fault)
 {
     struct image image = {0};
-    if (!image_decode(data, bytes, name, cfg->max_pixels, &image, fault)) return false;
+    if (!image_decode(data, bytes, sample->item.name, cfg->max_pixels, &image, fault)) return false;
     int size = (int)cfg->image_size;
-    struct image square =
-        image_resize_crop(&image, (struct image_crop){IMAGE_BILINEAR, size, size, IMAGE_MARGIN_EVEN});
-    memcpy(pixels, square.rgb, (size_t)(cfg->image_size * cfg->image_size) * 3);
-    image_free(&square);
+    size_t square_bytes = (size_t)size * (size_t)size * 3;
+    const struct image_crop crop = {IMAGE_BILINEAR, size, size, IMAGE_MARGIN_EVEN};
+    bool drawn = sample->split == SPLIT_TRAIN && cfg->crops > 0;
+    for (int64_t i = 0; i < shard_crops(cfg, sample->split); i++, pixels += square_bytes) {
+        struct random_key key = {(uint64_t)cfg->run.seed, RANDOM_CROP, (uint64_t)i, (uint64_t)number};
+        struct image square = drawn ? image_random_crop(&image, crop, key) : image_resize_crop(&image, crop);
+        memcpy(pixels, square.rgb, square_bytes);
+        image_free(&square);
+    }
     image_free(&image);
     return true;
 }
@@ -238,21 +273,22 @@ static bool read_batch(const struct shard_maker *maker, int64_t first, int64_t c
     int64_t read = 0;
     for (; read < count; read++) {
         struct sample *sample = &batch->sample[read];
-        *sample = (struct sample){0};
-        if (!index_item(maker->source, first + read, &sample->item, fault)) break;
+        int64_t there;
+        *sample = (struct sample){.source = source_of(maker, first + read, &there)};
+        const struct index *source = maker->source[sample->source];
+        if (!index_item(source, there, &sample->item, fault)) break;
         hash_texts(hash, &sample->item);
-        if (index_image(maker->source, first + read, &encoded[read].data, &encoded[read].bytes,
-                        &sample->fault))
+        if (index_image(source, there, &encoded[read].data, &encoded[read].bytes, &sample->fault))
             sha256_add(hash, encoded[read].data, encoded[read].bytes);
         choose_split(maker, sample, batch->ids);
     }
     bool ok = read == count;
-    size_t size = (size_t)(maker->cfg->image_size * maker->cfg->image_size) * 3;
+    size_t size = picture_bytes(maker->cfg, SPLIT_TRAIN);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < read; i++) {
         struct sample *sample = &batch->sample[i];
         if (ok && !sample->fault.code)
-            decode_picture(maker->cfg, sample->item.name, encoded[i].data, encoded[i].bytes,
+            decode_picture(maker->cfg, sample, first + i, encoded[i].data, encoded[i].bytes,
                            batch->pixels + (size_t)i * size, &sample->fault);
         free(encoded[i].data);
     }
@@ -286,7 +322,8 @@ static bool create_rows(struct shard_writer *writer, int split, struct fault *fa
             channels = maker->encoder->channels;
     char name[DATASET_NAME_SIZE];
     return h5_rows_create(file, split_dataset(split, "pixels", name), H5_UINT8, 5,
-                          (int64_t[]){0, 1, side, side, 3}, 0, 0, &rows->pixels, fault) &&
+                          (int64_t[]){0, shard_crops(maker->cfg, split), side, side, 3}, 0, 0, &rows->pixels,
+                          fault) &&
            h5_rows_create(file, split_dataset(split, "text_states", name), H5_FLOAT16, 3,
                           (int64_t[]){0, tokens, channels}, 0, 0, &rows->text_states, fault) &&
            h5_rows_create(file, split_dataset(split, "text_length", name), H5_INT32, 1, (int64_t[]){0}, 0, 0,
@@ -300,7 +337,7 @@ static bool append_batch(struct shard_writer *writer, const struct batch_memory 
                          struct fault *fault)
 {
     const struct shard_maker *maker = writer->maker;
-    size_t size = (size_t)(maker->cfg->image_size * maker->cfg->image_size) * 3;
+    size_t size = picture_bytes(maker->cfg, SPLIT_TRAIN);
     int64_t channels = maker->encoder->channels, states = maker->encoder->tokens * channels;
     int good = 0;
     for (int64_t i = 0; i < count; i++)

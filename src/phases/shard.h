@@ -1,8 +1,9 @@
-/* A shard: the pictures and texts of data.shard_size consecutive items of the source, ready for data.h5, in a
- * file of its own. What prepare has finished survives in shards when it is stopped or killed.
+/* A shard: the pictures and texts of data.shard_size consecutive items of the sources, ready for data.h5, in
+ * a file of its own. What prepare has finished survives in shards when it is stopped or killed.
  *
- * A shard is a data file (io/file_schema.h) whose splits hold pixels [N, 1, H, W, 3] in place of latents: the
- * factors of those are known only when all pictures have been seen. All functions are local. */
+ * A shard is a data file (io/file_schema.h) whose splits hold pixels [N, V, H, W, 3] in place of latents: the
+ * factors of those are known only when all pictures have been seen. V: the split's crops; mirrored pictures
+ * are made of them later. All functions are local. */
 #ifndef PHASES_SHARD_H
 #define PHASES_SHARD_H
 
@@ -28,20 +29,23 @@ const char *split_dataset(int split, const char *what, char name[DATASET_NAME_SI
 
 /* What all shards of a run have in common. */
 struct shard_maker {
-    const struct run *run;            /* borrowed */
-    const struct prepare_cfg *cfg;    /* borrowed */
-    const struct index *source;       /* borrowed */
-    struct sentence_encoder *encoder; /* borrowed */
-    const struct backend *backend;    /* what computes the encoder; borrowed */
+    const struct run *run;              /* borrowed */
+    const struct prepare_cfg *cfg;      /* borrowed */
+    const struct index *source[SPLITS]; /* borrowed; all of the second is held out; NULL: none */
+    struct sentence_encoder *encoder;   /* borrowed */
+    const struct backend *backend;      /* what computes the encoder; borrowed */
     enum dtype dtype;
 };
+
+/* Crops of a picture: data.crops random ones to train with, the middle to validate with. */
+int64_t shard_crops(const struct prepare_cfg *cfg, int split);
 
 /* The folder that holds the shards, and the file of one. The caller frees it. */
 char *shard_folder(const struct shard_maker *maker);
 char *shard_path(const struct shard_maker *maker, int64_t number);
 
 int64_t shard_count(const struct shard_maker *maker);
-/* The items of the source that a shard holds. */
+/* The items that a shard holds, of the sources one after the other. */
 void shard_items(const struct shard_maker *maker, int64_t number, int64_t *first, int64_t *count);
 
 /* Whether the shard is there, made with the same deck from the same texts and pictures by the same encoder; a

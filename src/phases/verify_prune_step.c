@@ -146,7 +146,7 @@ static bool read_batch(struct verification *verification, struct step_case *c, s
         verify_load_floats(verification, "inputs/text_states", 3, text, &c->noised.text_states, text, fault);
     if (ok) {
         c->info = (struct dataset_info){.items = B,
-                                        .flips = 1,
+                                        .views = 1,
                                         .height = nchw[2],
                                         .width = nchw[3],
                                         .channels = nchw[1],

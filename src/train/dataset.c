@@ -20,7 +20,7 @@ struct dataset {
     bool asked;
     int64_t count, capacity;
     int64_t *item;
-    int *flip;
+    int *view;
     bool *drop_prompt;
     struct batch filling, taken;
     int64_t taken_capacity;
@@ -54,18 +54,17 @@ static bool describe(struct dataset *dataset, struct fault *fault)
         !h5_expect(reader, "empty/embedding", 1, (int64_t[]){embeddings.shape[1]}, &ignored, fault))
         return false;
     *info = (struct dataset_info){.items = latents.shape[0],
-                                  .flips = latents.shape[1],
+                                  .views = latents.shape[1],
                                   .channels = latents.shape[2],
                                   .height = latents.shape[3],
                                   .width = latents.shape[4],
                                   .tokens = states.shape[1],
                                   .text_width = states.shape[2],
                                   .embedding_width = embeddings.shape[1]};
-    if (info->items < 1 || info->flips < 1 || info->flips > 2 || latents.row < 1 || states.row < 1 ||
-        embeddings.row < 1)
+    if (info->items < 1 || info->views < 1 || latents.row < 1 || states.row < 1 || embeddings.row < 1)
         return fault_raise(fault, EXIT_CODE_INPUT,
-                           "%s: %s has %lld items of %lld flips: at least one, of 1 or 2, are needed",
-                           h5_path(reader), dataset->split, (long long)info->items, (long long)info->flips);
+                           "%s: %s has %lld items of %lld views: at least one of each is needed",
+                           h5_path(reader), dataset->split, (long long)info->items, (long long)info->views);
     return true;
 }
 
@@ -78,7 +77,7 @@ bool dataset_open(const char *path, const char *split, struct dataset **dataset,
         return false;
     }
     opened->planes = check_malloc(
-        (size_t)(opened->info.flips * opened->info.channels * opened->info.height * opened->info.width) *
+        (size_t)(opened->info.views * opened->info.channels * opened->info.height * opened->info.width) *
         sizeof *opened->planes);
     *dataset = opened;
     return true;
@@ -101,7 +100,7 @@ void dataset_close(struct dataset *dataset)
     batch_free(&dataset->filling);
     batch_free(&dataset->taken);
     free(dataset->item);
-    free(dataset->flip);
+    free(dataset->view);
     free(dataset->drop_prompt);
     free(dataset->planes);
     free(dataset);
@@ -128,7 +127,7 @@ static void batch_reserve(const struct dataset_info *info, struct batch *batch, 
     *capacity = count;
 }
 
-static bool read_latent(struct dataset *dataset, int64_t item, int flip, float *latent)
+static bool read_latent(struct dataset *dataset, int64_t item, int view, float *latent)
 {
     const struct dataset_info *info = &dataset->info;
     int64_t pixels = info->height * info->width;
@@ -136,7 +135,7 @@ static bool read_latent(struct dataset *dataset, int64_t item, int flip, float *
     if (!h5_read_float(dataset->reader, dataset_name(dataset, "latents", name), item, 1, dataset->planes,
                        &dataset->fault))
         return false;
-    const float *planes = dataset->planes + flip * info->channels * pixels; // [C, H, W]
+    const float *planes = dataset->planes + view * info->channels * pixels; // [C, H, W]
     for (int64_t p = 0; p < pixels; p++)
         for (int64_t c = 0; c < info->channels; c++) latent[p * info->channels + c] = planes[c * pixels + p];
     return true;
@@ -173,7 +172,7 @@ static void *fill(void *argument)
             text_size = info->tokens * info->text_width;
     for (int64_t i = 0; i < dataset->count; i++) {
         int64_t item = dataset->item[i], text = dataset->drop_prompt[i] ? -1 : item;
-        if (!read_latent(dataset, item, dataset->flip[i], batch->latents + i * latent_size)) return NULL;
+        if (!read_latent(dataset, item, dataset->view[i], batch->latents + i * latent_size)) return NULL;
         if (!read_text(dataset, text, batch->text_states + i * text_size, batch->text_mask + i * info->tokens,
                        batch->embeddings + i * info->embedding_width))
             return NULL;
@@ -181,19 +180,19 @@ static void *fill(void *argument)
     return NULL;
 }
 
-void dataset_ask(struct dataset *dataset, int64_t count, const int64_t *item, const int *flip,
+void dataset_ask(struct dataset *dataset, int64_t count, const int64_t *item, const int *view,
                  const bool *drop_prompt)
 {
     CHECK(!dataset->asked, "a batch is asked for before the last one was taken");
     dataset->item = check_realloc(dataset->item, (size_t)count * sizeof *item);
-    dataset->flip = check_realloc(dataset->flip, (size_t)count * sizeof *flip);
+    dataset->view = check_realloc(dataset->view, (size_t)count * sizeof *view);
     dataset->drop_prompt = check_realloc(dataset->drop_prompt, (size_t)count * sizeof *drop_prompt);
     for (int64_t i = 0; i < count; i++) {
-        CHECK(item[i] >= 0 && item[i] < dataset->info.items && flip[i] >= 0 && flip[i] < dataset->info.flips,
-              "item %lld, flip %d of %lld items", (long long)item[i], flip[i],
+        CHECK(item[i] >= 0 && item[i] < dataset->info.items && view[i] >= 0 && view[i] < dataset->info.views,
+              "item %lld, view %d of %lld items", (long long)item[i], view[i],
               (long long)dataset->info.items);
         dataset->item[i] = item[i];
-        dataset->flip[i] = flip[i];
+        dataset->view[i] = view[i];
         dataset->drop_prompt[i] = drop_prompt && drop_prompt[i];
     }
     dataset->count = count;

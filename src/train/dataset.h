@@ -11,8 +11,8 @@
 
 /* What is known of a split before anything is read. */
 struct dataset_info {
-    int64_t items;                   /* N */
-    int64_t flips;                   /* 1, or 2: the picture and its mirror image */
+    int64_t items; /* N */
+    int64_t views; /* of a picture: crops, each plain and then mirrored where both are stored */
     int64_t height, width, channels; /* of latents */
     int64_t tokens, text_width;      /* T, D of the token states */
     int64_t embedding_width;         /* of z */
@@ -35,10 +35,10 @@ bool dataset_open(const char *path, const char *split, struct dataset **dataset,
 void dataset_close(struct dataset *dataset); /* NULL allowed */
 const struct dataset_info *dataset_info(const struct dataset *dataset);
 
-/* Starts reading `count` items: item[i], its mirror image where flip[i] is 1, and the empty prompt in the
+/* Starts reading `count` items: view[i] of item[i], and the empty prompt in the
  * place of its own where drop_prompt[i] (NULL: nowhere). The arrays are copied. One request at a time: ask
  * again after dataset_take. */
-void dataset_ask(struct dataset *dataset, int64_t count, const int64_t *item, const int *flip,
+void dataset_ask(struct dataset *dataset, int64_t count, const int64_t *item, const int *view,
                  const bool *drop_prompt);
 
 /* Waits for the batch that was asked for. A fault is a file that broke while it was read. */

@@ -1,4 +1,4 @@
-/* A training step's samples asked for: items in the run's order, random flips, some prompts dropped. */
+/* A training step's samples asked for: items in the run's order, random views, some prompts dropped. */
 #ifndef TRAIN_SAMPLE_REQUEST_H
 #define TRAIN_SAMPLE_REQUEST_H
 

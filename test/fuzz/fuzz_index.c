@@ -1,7 +1,7 @@
 // Indexes of pictures: the first byte says which form, 'c'sv, 't'sv, 'j'sonl. Each item is read again, and
 // its picture, of which the folder has one.
 
-// words: src/io/index.c
+// words: src/io/index.c src/io/index_text.c
 #include "base/check.h"
 #include "fuzz/harness.h"
 #include "io/index.h"
@@ -36,7 +36,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct fault fault = {0};
     harness_file("csv/a.png", picture, sizeof picture);
     const char *path = harness_file(names[data[0] == 't' ? 1 : data[0] == 'j' ? 2 : 0], data + 1, size - 1);
-    if (!harness_verdict(index_open(path, &index, &fault), &fault, EXIT_CODE_INPUT)) return 0;
+    if (!harness_verdict(index_open(path, NULL, &index, &fault), &fault, EXIT_CODE_INPUT)) return 0;
     for (int64_t i = 0; i < index_count(index); i++) read_item(index, i, size - 1);
     index_close(index);
     return 0;

@@ -34,7 +34,7 @@ static void read_tar(const uint8_t *data, size_t size)
     struct index *index;
     struct fault fault = {0};
     const char *path = harness_file("t.tar", data, size);
-    if (!harness_verdict(index_open(path, &index, &fault), &fault, EXIT_CODE_INPUT)) return;
+    if (!harness_verdict(index_open(path, NULL, &index, &fault), &fault, EXIT_CODE_INPUT)) return;
     for (int64_t i = 0; i < index_count(index); i++) read_item(index, i, size);
     index_close(index);
 }

@@ -94,6 +94,41 @@ static void crops_begin_where_they_should(void **state)
     image_free(&source);
 }
 
+/* Every place of the whole picture, equally often, whichever side is the longer one. */
+static void random_crops_are_parts_of_the_whole(void **state)
+{
+    (void)state;
+    enum { SIDE = 4, DRAWS = 4000 };
+    const int sizes[3][2] = {{8, 11}, {11, 8}, {8, 8}}; // scaled: 4 x 5, 5 x 4, 4 x 4
+    for (int k = 0; k < 3; k++) {
+        struct image source = image_new(sizes[k][0], sizes[k][1]);
+        for (int i = 0; i < source.height * source.width * 3; i++) source.rgb[i] = (uint8_t)(i * i * 29 >> 3);
+        int places = k < 2 ? 2 : 1, found[2] = {0};
+        struct image whole =
+            image_resize(&source, IMAGE_BILINEAR, k == 1 ? SIDE + 1 : SIDE, k == 0 ? SIDE + 1 : SIDE);
+        for (uint64_t draw = 0; draw < DRAWS; draw++) {
+            struct image crop =
+                image_random_crop(&source, (struct image_crop){IMAGE_BILINEAR, SIDE, SIDE, IMAGE_MARGIN_EVEN},
+                                  (struct random_key){1, RANDOM_TEST, 7, draw});
+            int matching = 0;
+            for (int place = 0; place < places; place++) {
+                int top = k == 1 ? place : 0, left = k == 0 ? place : 0, same = 1;
+                for (int y = 0; y < SIDE; y++)
+                    same &= memcmp(crop.rgb + y * SIDE * 3, whole.rgb + ((y + top) * whole.width + left) * 3,
+                                   SIDE * 3) == 0;
+                found[place] += same;
+                matching += same;
+            }
+            assert_int_equal(matching, 1);
+            image_free(&crop);
+        }
+        // Binomial, with a deviation of 32; six of them.
+        if (places == 2) assert_in_range(found[0], DRAWS / 2 - 192, DRAWS / 2 + 192);
+        image_free(&whole);
+        image_free(&source);
+    }
+}
+
 static void a_long_thin_picture_is_cropped_in_little_memory(void **state)
 {
     (void)state;
@@ -159,6 +194,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_pillow_and_torchvision),
         cmocka_unit_test(crops_begin_where_they_should),
+        cmocka_unit_test(random_crops_are_parts_of_the_whole),
         cmocka_unit_test(a_long_thin_picture_is_cropped_in_little_memory),
         cmocka_unit_test(interpolation_is_pytorchs_formula),
     };

@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -90,26 +91,26 @@ static void all_forms_give_the_same_items(void **state)
                                   "a red apple,a.png,1,fruit\r\n\r\n"
                                   "\"says \"\"hi\"\", twice \xe2\x82\xac\",sub/b.jpg,\"x\ny\",\r\n"
                                   ",c d.png,,none");
-    GOOD(index_open(path, &index, &fault));
+    GOOD(index_open(path, NULL, &index, &fault));
     check_items(index, names);
-    GOOD(index_open(folder, &index, &fault)); // the index.csv in it
+    GOOD(index_open(folder, NULL, &index, &fault)); // the index.csv in it
     check_items(index, names);
     remove(path);
     free(path);
     path = put("index.tsv", "file\tgroup\tcaption\na.png\tfruit\ta red apple\n"
                             "sub/b.jpg\t\tsays \"hi\", twice \xe2\x82\xac\nc d.png\tnone\t\n");
-    GOOD(index_open(path, &index, &fault));
+    GOOD(index_open(path, NULL, &index, &fault));
     check_items(index, names);
     free(path);
     path = put("list.jsonl",
                "{\"file\": \"a.png\", \"caption\": \"a red apple\", \"group\": \"fruit\", \"n\": [1]}\n\n"
                "{\"caption\": \"says \\\"hi\\\", twice \\u20ac\", \"file\": \"sub/b.jpg\", \"group\": null}\n"
                "{\"file\": \"c d.png\", \"caption\": \"\", \"group\": \"none\"}");
-    GOOD(index_open(path, &index, &fault));
+    GOOD(index_open(path, NULL, &index, &fault));
     check_items(index, names);
     char *csv = put("index.csv", "file,caption\n");
-    FAILS(index_open(folder, &index, &fault), EXIT_CODE_INPUT, "there are both");
-    GOOD(index_open(csv, &index, &fault));
+    FAILS(index_open(folder, NULL, &index, &fault), EXIT_CODE_INPUT, "there are both");
+    GOOD(index_open(csv, NULL, &index, &fault));
     assert_int_equal(index_count(index), 0);
     index_close(index);
     free(csv);
@@ -121,7 +122,7 @@ static void a_quoted_line_end_belongs_to_the_field(void **state)
     (void)state;
     char *path = put("i.csv", "file,caption\na.png,\"one\ntwo\r\n\r\nthree\"\nb.png,four\n");
     struct index *index;
-    GOOD(index_open(path, &index, &fault));
+    GOOD(index_open(path, NULL, &index, &fault));
     assert_int_equal(index_count(index), 2);
     struct index_item item;
     GOOD(index_item(index, 0, &item, &fault));
@@ -169,7 +170,7 @@ static void broken_sources_are_refused_with_their_line(void **state)
     struct index *index;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char *path = put(cases[i].name, cases[i].text);
-        FAILS(index_open(path, &index, &fault), EXIT_CODE_INPUT, cases[i].message);
+        FAILS(index_open(path, NULL, &index, &fault), EXIT_CODE_INPUT, cases[i].message);
         free(path);
     }
     char *long_text = malloc(3 << 20);
@@ -177,22 +178,23 @@ static void broken_sources_are_refused_with_their_line(void **state)
     memcpy(long_text, "file,caption\na,", 15);
     long_text[(3 << 20) - 1] = '\0';
     char *path = put("long.csv", long_text);
-    FAILS(index_open(path, &index, &fault), EXIT_CODE_INPUT,
+    FAILS(index_open(path, NULL, &index, &fault), EXIT_CODE_INPUT,
           "long.csv:2: a record of more than 1048576 bytes");
     free(path);
     long_text[15 + 8193] = '\0';
     path = put("long.csv", long_text);
-    FAILS(index_open(path, &index, &fault), EXIT_CODE_INPUT,
+    FAILS(index_open(path, NULL, &index, &fault), EXIT_CODE_INPUT,
           "long.csv:2: caption of 8193 bytes, at most 8192");
     long_text[15 + 8192] = '\0';
     free(path);
     path = put("long.csv", long_text);
-    GOOD(index_open(path, &index, &fault));
+    GOOD(index_open(path, NULL, &index, &fault));
     index_close(index);
     free(path);
     free(long_text);
-    FAILS(index_open("none.csv", &index, &fault), EXIT_CODE_INPUT, "none.csv: No such file");
-    FAILS(index_open(folder, &index, &fault), EXIT_CODE_INPUT, "no index.csv, index.tsv or index.jsonl");
+    FAILS(index_open("none.csv", NULL, &index, &fault), EXIT_CODE_INPUT, "none.csv: No such file");
+    FAILS(index_open(folder, NULL, &index, &fault), EXIT_CODE_INPUT,
+          "no index.csv, index.tsv or index.jsonl");
 }
 
 static void pictures_outside_are_refused(void **state)
@@ -212,7 +214,7 @@ static void pictures_outside_are_refused(void **state)
     struct index *index;
     uint8_t *data;
     size_t bytes;
-    GOOD(index_open(path, &index, &fault));
+    GOOD(index_open(path, NULL, &index, &fault));
     FAILS(index_image(index, 0, &data, &bytes, &fault), EXIT_CODE_INPUT, "link.png: leads out of the folder");
     GOOD(index_image(index, 1, &data, &bytes, &fault));
     assert_int_equal(bytes, 9);
@@ -230,6 +232,201 @@ static void pictures_outside_are_refused(void **state)
     free(link);
     free(inside);
     free(fifo);
+}
+
+#define COCO(images, annotations)                                                                            \
+    "{\"info\": [], \"images\": [" images "], \"annotations\": [" annotations "]}"
+#define IMAGE(id, file) "{\"id\": " id ", \"height\": 1, \"file_name\": \"" file "\"}"
+#define CAPTION(id, image, text) "{\"id\": " id ", \"image_id\": " image ", \"caption\": \"" text "\"}"
+
+// In the order of the captions; a picture without one is not there.
+static void coco_gives_the_same_items(void **state)
+{
+    (void)state;
+    static const char *const names[3] = {"a.png", "sub/b.jpg", "c d.png"};
+    static const char *const captions[3] = {"a red apple", "says \"hi\", twice \xe2\x82\xac", ""};
+    put_pictures();
+    char *path = put(
+        "captions.json",
+        COCO(IMAGE("9223372036854775807",
+                   "c d.png") "," IMAGE("7", "a.png") "," IMAGE("0", "e.png") "," IMAGE("5", "sub/b.jpg"),
+             CAPTION("3", "7", "a red apple") "," CAPTION(
+                 "1", "5", "says \\\"hi\\\", twice \\u20ac") "," CAPTION("2", "9223372036854775807", "")));
+    struct index *index;
+    GOOD(index_open(path, NULL, &index, &fault));
+    assert_int_equal(index_count(index), 3);
+    assert_int_equal(index_pictures(index), 3);
+    for (int i = 0; i < 3; i++) {
+        struct index_item item;
+        GOOD(index_item(index, i, &item, &fault));
+        assert_string_equal(item.name, names[i]);
+        assert_string_equal(item.caption, captions[i]);
+        assert_string_equal(item.group, "");
+        index_item_free(&item);
+    }
+    index_close(index);
+    free(path);
+}
+
+static void broken_annotations_are_refused_with_their_place(void **state)
+{
+    (void)state;
+    static const char good[] = COCO(IMAGE("1", "a.png"), CAPTION("5", "1", "x"));
+    static const struct {
+        const char *text, *message;
+    } cases[] = {
+        {"", "c.json:1: not valid JSON"},
+        {"{\"images\": [" IMAGE("1", "a.png"), "c.json:1: not valid JSON"},
+        {COCO(IMAGE("9223372036854775808", "a.png"), ""), "c.json:1: not valid JSON: too big integer"},
+        {"[]", "c.json: found an array, allowed an object"},
+        {"{\"images\": []}", "c.json: `annotations` is missing"},
+        {"{\"annotations\": []}", "c.json: `images` is missing"},
+        {"{\"images\": {\"id\": 1}, \"annotations\": []}", "images: found an object, allowed an array"},
+        {"{\"images\": [], \"annotations\": 0}", "annotations: found an integer, allowed an array"},
+        {COCO("7", ""), "images[0]: found an integer, allowed an object"},
+        {COCO("{\"id\": 1}", ""), "images[0]: `file_name` is missing"},
+        {COCO(IMAGE("-1", "a.png"), ""), "images[0].id: found -1, allowed an integer in 0.."},
+        {COCO(IMAGE("\"1\"", "a.png"), ""), "images[0].id: found a string, allowed an integer"},
+        {COCO(IMAGE("3", "a.png") "," IMAGE("1", "a.png") "," IMAGE("3", "b.png"), ""),
+         "images: images 0 and 2 have the same id, 3"},
+        {COCO(IMAGE("1", "/etc/passwd"), ""), "c.json:images[0].file_name: file is an absolute path"},
+        {COCO(IMAGE("1", "x/../../a.png"), ""), "c.json:images[0].file_name: file leads out of the folder"},
+        {COCO(IMAGE("1", ""), ""), "c.json:images[0].file_name: file is empty"},
+        {COCO(IMAGE("1", "a\\u0007.png"), ""), "c.json:images[0].file_name: file has a control character"},
+        {COCO(IMAGE("1", "a\\u0000.png"), ""), "not valid JSON"},
+        {COCO(IMAGE("1", "a.png"), CAPTION("5", "2", "x")), "annotations[0]: image_id 2 is none of `images`"},
+        {COCO("", CAPTION("5", "2", "x")), "annotations[0]: image_id 2 is none of `images`"},
+        {COCO(IMAGE("1", "a.png"), CAPTION("5", "1.0", "x")), "annotations[0].image_id: found a real number"},
+        {COCO(IMAGE("1", "a.png"), CAPTION("5", "1", "x") "," CAPTION("5", "1", "y")),
+         "annotations: two have the same id, 5"},
+        {COCO(IMAGE("1", "a.png"), CAPTION("5", "1", "\\u001b[2J")),
+         "c.json:annotations[0].caption: caption has a control character"},
+        {COCO(IMAGE("1", "a.png"), CAPTION("5", "1", "\xff")), "not valid JSON"},
+        {COCO(IMAGE("1", "a.png"), "{\"id\": 5, \"image_id\": 1}"), "annotations[0]: `caption` is missing"},
+        {COCO(IMAGE("1", "a.png"), "{\"id\": 5, \"image_id\": 1, \"caption\": null}"),
+         "annotations[0].caption: found null"},
+    };
+    struct index *index;
+    char *path = put("c.json", good);
+    GOOD(index_open(path, NULL, &index, &fault));
+    index_close(index);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        free(put("c.json", cases[i].text));
+        FAILS(index_open(path, NULL, &index, &fault), EXIT_CODE_INPUT, cases[i].message);
+    }
+    char *deep = check_calloc(1, 201);
+    memset(deep, '[', 100);
+    memset(deep + 100, ']', 100);
+    free(put("c.json", deep));
+    FAILS(index_open(path, NULL, &index, &fault), EXIT_CODE_INPUT, "nested deeper than 64");
+    memset(deep, '[', 200);
+    free(put("c.json", deep));
+    FAILS(index_open(path, NULL, &index, &fault), EXIT_CODE_INPUT, "not valid JSON");
+    free(deep);
+    free(path);
+}
+
+// The pictures of an index are those of the folder that is named, and no others.
+static void pictures_in_another_folder(void **state)
+{
+    (void)state;
+    put_pictures();
+    char *sub = scratch_path(folder, "sub"), *link = scratch_path(folder, "sub/a.png");
+    assert_int_equal(symlink("../a.png", link), 0);
+    char *path = put("i.csv", "file,caption\nb.jpg,x\na.png,x\n");
+    struct index_options options = {.image_folder = sub};
+    struct index *index;
+    uint8_t *data;
+    size_t bytes;
+    GOOD(index_open(path, &options, &index, &fault));
+    GOOD(index_image(index, 0, &data, &bytes, &fault));
+    assert_memory_equal(data, "picture b\n", 10);
+    free(data);
+    FAILS(index_image(index, 1, &data, &bytes, &fault), EXIT_CODE_INPUT, "a.png: leads out of the folder");
+    index_close(index);
+    options.image_folder = "nowhere";
+    FAILS(index_open(path, &options, &index, &fault), EXIT_CODE_INPUT,
+          "i.csv: the folder of its pictures, nowhere: No such file");
+    free(sub);
+    free(link);
+    free(path);
+}
+
+enum { PICTURES = 40, CAPTIONS = 3 };
+
+// Rows of PICTURES pictures with CAPTIONS captions each, those of one apart: "p7.png", "7 2".
+static char *put_captions(void)
+{
+    char *text = check_strdup("file,caption\n");
+    for (int i = 0; i < PICTURES * CAPTIONS; i++) {
+        char *longer = check_format("%sp%d.png,%d %d\n", text, i % PICTURES, i % PICTURES, i / PICTURES);
+        free(text);
+        text = longer;
+    }
+    char *path = put("i.csv", text);
+    free(text);
+    return path;
+}
+
+// How often a caption of each picture is among the items, which are in the source's order.
+static void count_items(struct index *index, int found[PICTURES][CAPTIONS])
+{
+    memset(found, 0, sizeof(int[PICTURES][CAPTIONS]));
+    int before = -1;
+    for (int64_t i = 0; i < index_count(index); i++) {
+        struct index_item item;
+        int picture, caption;
+        GOOD(index_item(index, i, &item, &fault));
+        assert_int_equal(sscanf(item.caption, "%d %d", &picture, &caption), 2);
+        assert_true(before < caption * PICTURES + picture);
+        before = caption * PICTURES + picture;
+        found[picture][caption]++;
+        index_item_free(&item);
+    }
+}
+
+static void pictures_and_captions_are_drawn(void **state)
+{
+    (void)state;
+    enum { SEEDS = 400, DRAWN = 10 };
+    char *path = put_captions();
+    int pictures[PICTURES] = {0}, captions[CAPTIONS] = {0};
+    struct index *index;
+    for (uint64_t seed = 0; seed < SEEDS; seed++) {
+        int found[PICTURES][CAPTIONS], items = 0;
+        GOOD(
+            index_open(path, &(struct index_options){NULL, INDEX_CAPTIONS_ONE, DRAWN, seed}, &index, &fault));
+        assert_int_equal(index_count(index), DRAWN);
+        assert_int_equal(index_pictures(index), DRAWN);
+        count_items(index, found);
+        index_close(index);
+        for (int p = 0; p < PICTURES; p++)
+            for (int c = 0; c < CAPTIONS; c++) {
+                items += found[p][c];
+                pictures[p] += found[p][c];
+                captions[c] += found[p][c];
+            }
+        assert_int_equal(items, DRAWN);
+    }
+    // Binomial: 100 of each picture with a deviation of 8.7, 1333 of each caption with 30; six of them.
+    for (int p = 0; p < PICTURES; p++) assert_in_range(pictures[p], 100 - 52, 100 + 52);
+    for (int c = 0; c < CAPTIONS; c++) assert_in_range(captions[c], 1333 - 180, 1333 + 180);
+
+    // All captions of the same pictures.
+    int one[PICTURES][CAPTIONS], all[PICTURES][CAPTIONS];
+    GOOD(index_open(path, &(struct index_options){NULL, INDEX_CAPTIONS_ONE, DRAWN, 1}, &index, &fault));
+    count_items(index, one);
+    index_close(index);
+    GOOD(index_open(path, &(struct index_options){NULL, INDEX_CAPTIONS_ALL, DRAWN, 1}, &index, &fault));
+    count_items(index, all);
+    assert_int_equal(index_count(index), DRAWN * CAPTIONS);
+    assert_int_equal(index_pictures(index), DRAWN);
+    index_close(index);
+    for (int p = 0; p < PICTURES; p++)
+        for (int c = 0; c < CAPTIONS; c++) assert_int_equal(all[p][c], one[p][0] + one[p][1] + one[p][2]);
+    FAILS(index_open(path, &(struct index_options){.images = PICTURES + 1}, &index, &fault), EXIT_CODE_INPUT,
+          "i.csv: has 40 pictures with a caption, 41 are asked for");
+    free(path);
 }
 
 struct member {
@@ -286,7 +483,7 @@ static void tar_gives_the_same_items(void **state)
     for (int i = 0; i < 2; i++) {
         char *path = put_tar(members, 11, formats[i], false);
         struct index *index;
-        GOOD(index_open(path, &index, &fault));
+        GOOD(index_open(path, NULL, &index, &fault));
         check_items(index, names);
         free(path);
     }
@@ -311,15 +508,15 @@ static void broken_tars_are_refused(void **state)
     struct index *index;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char *path = put_tar(cases[i].members, 3, ARCHIVE_FORMAT_TAR_USTAR, false);
-        FAILS(index_open(path, &index, &fault), EXIT_CODE_INPUT, cases[i].message);
+        FAILS(index_open(path, NULL, &index, &fault), EXIT_CODE_INPUT, cases[i].message);
         free(path);
     }
     static const struct member good[] = {{"0.txt", "c", 0}, {"0.png", "picture", 0}};
     char *path = put_tar(good, 2, ARCHIVE_FORMAT_TAR_USTAR, true);
-    FAILS(index_open(path, &index, &fault), EXIT_CODE_INPUT, "not an uncompressed tar");
+    FAILS(index_open(path, NULL, &index, &fault), EXIT_CODE_INPUT, "not an uncompressed tar");
     free(path);
     path = put("u.tar", "plain text");
-    FAILS(index_open(path, &index, &fault), EXIT_CODE_INPUT, "u.tar: ");
+    FAILS(index_open(path, NULL, &index, &fault), EXIT_CODE_INPUT, "u.tar: ");
     free(path);
 }
 
@@ -333,7 +530,7 @@ static void names_of_members_are_not_paths(void **state)
                                             {"a/../b.png", "picture c", 0},      {"a/../b.txt", "c", 0}};
     char *path = put_tar(members, 6, ARCHIVE_FORMAT_TAR_USTAR, false);
     struct index *index;
-    GOOD(index_open(path, &index, &fault));
+    GOOD(index_open(path, NULL, &index, &fault));
     assert_int_equal(index_count(index), 3);
     for (int i = 0; i < 3; i++) {
         struct index_item item;
@@ -372,7 +569,7 @@ static void members_beyond_the_end_are_refused(void **state)
         file_write(path, tar, size);
         struct index *index;
         fault = (struct fault){0};
-        assert_false(index_open(path, &index, &fault));
+        assert_false(index_open(path, NULL, &index, &fault));
         assert_int_equal(fault.code, EXIT_CODE_INPUT);
         free(tar);
         free(path);
@@ -380,10 +577,65 @@ static void members_beyond_the_end_are_refused(void **state)
     fault = (struct fault){0};
 }
 
+// Two tars with a key in both; what has another name is no part.
+static void a_folder_of_tars_gives_the_items_of_all(void **state)
+{
+    (void)state;
+    static const struct member first[] = {
+        {"0.jpg", "picture a", 0}, {"0.txt", "a", 0}, {"1.txt", "b", 0}, {"1.png", "picture b", 0}};
+    static const struct member second[] = {{"1.png", "picture c", 0}, {"1.json", "{\"caption\": \"c\"}", 0}};
+    char *t = put_tar(second, 2, ARCHIVE_FORMAT_TAR_USTAR, false), *b = scratch_path(folder, "shards/b.tar"),
+         *a = scratch_path(folder, "shards/a.TAR"), *shards = scratch_path(folder, "shards");
+    mkdir(shards, 0777);
+    assert_int_equal(rename(t, b), 0);
+    free(t);
+    t = put_tar(first, 4, ARCHIVE_FORMAT_TAR_PAX_INTERCHANGE, false);
+    assert_int_equal(rename(t, a), 0);
+    free(put("shards/stats.json", "{}"));
+    free(put("shards/.c.tar", "not read"));
+    struct index *index;
+    GOOD(index_open(shards, NULL, &index, &fault));
+    assert_int_equal(index_count(index), 3);
+    assert_int_equal(index_pictures(index), 3);
+    static const char *const names[] = {"a.TAR/0.jpg", "a.TAR/1.png", "b.tar/1.png"};
+    for (int i = 2, step = 1; step < 6; i = (i + 2) % 3, step++) { // back and forth between the files
+        struct index_item item;
+        uint8_t *data;
+        size_t bytes;
+        char letter[2] = {(char)('a' + i)}, picture[] = "picture .";
+        picture[8] = letter[0];
+        GOOD(index_item(index, i, &item, &fault));
+        assert_string_equal(item.name, names[i]);
+        assert_string_equal(item.caption, letter);
+        index_item_free(&item);
+        GOOD(index_image(index, i, &data, &bytes, &fault));
+        assert_int_equal(bytes, 9);
+        assert_memory_equal(data, picture, 9);
+        free(data);
+    }
+    file_write(b, "something else", 14); // the other one is open
+    uint8_t *data;
+    size_t bytes;
+    GOOD(index_image(index, 0, &data, &bytes, &fault));
+    free(data);
+    FAILS(index_image(index, 2, &data, &bytes, &fault), EXIT_CODE_INPUT, "b.tar: has changed since");
+    index_close(index);
+    FAILS(index_open(shards, NULL, &index, &fault), EXIT_CODE_INPUT, "shards/b.tar: ");
+    char *pattern = scratch_path(folder, "shards/{0..1}.tar");
+    FAILS(index_open(pattern, NULL, &index, &fault), EXIT_CODE_INPUT, "by the folder that they are in");
+    FAILS(index_open(a, &(struct index_options){.image_folder = shards}, &index, &fault), EXIT_CODE_INPUT,
+          "a.TAR: the pictures are in the tar");
+    free(pattern);
+    free(t);
+    free(a);
+    free(b);
+    free(shards);
+}
+
 static bool read_source(const char *path, struct sha256 *hash, struct fault *found)
 {
     struct index *index;
-    if (!index_open(path, &index, found)) return false;
+    if (!index_open(path, NULL, &index, found)) return false;
     bool good = true;
     for (int64_t i = 0; i < index_count(index) && good; i++) {
         struct index_item item;
@@ -412,8 +664,10 @@ static void damage_never_crashes(void **state)
         put("i.csv", "file,caption,group\na.png,\"a, \"\"b\"\"\",c\nsub/b.jpg,\"d\ne\",f\n"),
         put("i.jsonl",
             "{\"file\": \"a.png\", \"caption\": \"b\"}\n{\"file\": \"a.png\", \"caption\": \"c\"}\n"),
+        put("c.json", COCO(IMAGE("1", "a.png") "," IMAGE("2", "sub/b.jpg"),
+                           CAPTION("5", "1", "x") "," CAPTION("6", "2", "y"))),
     };
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         struct damage damage = damage_flips(paths[i], read_source, 0, 0, 200, (uint64_t)i);
         assert_int_equal(damage.crashes, 0);
         damage = damage_cuts(paths[i], read_source, 30, (uint64_t)i);
@@ -430,9 +684,14 @@ int main(void)
         TEST(a_quoted_line_end_belongs_to_the_field),
         TEST(broken_sources_are_refused_with_their_line),
         TEST(pictures_outside_are_refused),
+        TEST(coco_gives_the_same_items),
+        TEST(broken_annotations_are_refused_with_their_place),
+        TEST(pictures_in_another_folder),
+        TEST(pictures_and_captions_are_drawn),
         TEST(tar_gives_the_same_items),
         TEST(broken_tars_are_refused),
         TEST(names_of_members_are_not_paths),
+        TEST(a_folder_of_tars_gives_the_items_of_all),
         TEST(members_beyond_the_end_are_refused),
         TEST(damage_never_crashes),
     };

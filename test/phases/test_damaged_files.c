@@ -39,7 +39,7 @@ static bool read_data(const char *path, struct sha256 *hash, struct fault *fault
         const struct dataset_info info = *dataset_info(dataset);
         for (int64_t item = 0; ok && item < info.items; item++) {
             struct batch batch;
-            dataset_ask(dataset, 3, (int64_t[]){item, item, item}, (int[]){0, (int)info.flips - 1, 0},
+            dataset_ask(dataset, 3, (int64_t[]){item, item, item}, (int[]){0, (int)info.views - 1, 0},
                         (bool[]){false, false, true});
             ok = dataset_take(dataset, &batch, fault);
             if (!ok) break;

@@ -287,6 +287,8 @@ static void refused(void **state)
          "t.cfg:1: sample.steps is 999, this sampler takes at most 998"},
         {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; image_size = 33; };",
          "t.cfg:1: data.image_size is 33, must be even for Haar latents"},
+        {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; validation_images = 3; };",
+         "t.cfg:1: data.validation_images is set, data.validation_source is not"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         union phase_cfg cfg;

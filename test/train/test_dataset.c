@@ -13,7 +13,7 @@
 
 #include "support/faults.h"
 
-enum { N = 7, V = 2, C = 3, H = 2, W = 4, T = 5, D = 2, Z = 3 };
+enum { N = 7, V = 6, C = 3, H = 2, W = 4, T = 5, D = 2, Z = 3 };
 
 static struct fault fault;
 
@@ -88,10 +88,10 @@ static void batches_hold_what_was_asked_for(void **state)
     static const struct {
         int count;
         int64_t item[4];
-        int flip[4];
+        int view[4];
         bool drop[4];
-    } asked[] = {{2, {6, 0}, {1, 0}, {false, false}},
-                 {4, {3, 3, 5, 1}, {0, 1, 1, 0}, {false, true, false, true}},
+    } asked[] = {{2, {6, 0}, {5, 0}, {false, false}},
+                 {4, {3, 3, 5, 1}, {0, 1, 4, 2}, {false, true, false, true}},
                  {1, {4}, {0}, {true}}};
     char *folder = scratch_make(), *path = scratch_path(folder, "data.h5");
     write_data(path);
@@ -99,16 +99,16 @@ static void batches_hold_what_was_asked_for(void **state)
     struct batch batch;
     GOOD(dataset_open(path, "train", &dataset, &fault));
     const struct dataset_info *info = dataset_info(dataset);
-    assert_true(info->items == N && info->flips == V && info->channels == C && info->height == H);
+    assert_true(info->items == N && info->views == V && info->channels == C && info->height == H);
     assert_true(info->width == W && info->tokens == T && info->text_width == D && info->embedding_width == Z);
     for (int i = 0; i < 3; i++) {
-        dataset_ask(dataset, asked[i].count, asked[i].item, asked[i].flip, asked[i].drop);
+        dataset_ask(dataset, asked[i].count, asked[i].item, asked[i].view, asked[i].drop);
         GOOD(dataset_take(dataset, &batch, &fault));
         assert_int_equal(batch.count, asked[i].count);
         if (i + 1 < 3) // the next batch is read while this one is looked at
-            dataset_ask(dataset, asked[i + 1].count, asked[i + 1].item, asked[i + 1].flip, NULL);
+            dataset_ask(dataset, asked[i + 1].count, asked[i + 1].item, asked[i + 1].view, NULL);
         for (int b = 0; b < asked[i].count; b++)
-            check_sample(&batch, b, (int)asked[i].item[b], asked[i].flip[b], asked[i].drop[b]);
+            check_sample(&batch, b, (int)asked[i].item[b], asked[i].view[b], asked[i].drop[b]);
         if (i + 1 < 3) GOOD(dataset_take(dataset, &batch, &fault));
     }
     dataset_close(dataset);

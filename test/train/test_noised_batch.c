@@ -18,7 +18,7 @@
 enum { ITEMS = 3, SIZE = 2 * 2 * 3, TOKENS = 2, WIDTH = 4, SEED = 5, TIMESTEP = 300 };
 
 static const struct dataset_info info = {
-    .items = 10, .flips = 1, .height = 2, .width = 2, .channels = 3, .tokens = TOKENS, .text_width = WIDTH};
+    .items = 10, .views = 1, .height = 2, .width = 2, .channels = 3, .tokens = TOKENS, .text_width = WIDTH};
 
 static struct noised_batch make(enum prediction prediction, uint64_t seed, int timestep, const int64_t *item,
                                 float *latents)

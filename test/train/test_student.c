@@ -65,7 +65,7 @@ static int set_up(void **state)
     unet_slice(f->teacher, shape, f->expert);
     f->tape = tape_new(f->backend, DTYPE_F32);
     f->info = (struct dataset_info){.items = SAMPLES,
-                                    .flips = 1,
+                                    .views = 1,
                                     .height = HEIGHT,
                                     .width = WIDTH,
                                     .channels = config.in_channels,
