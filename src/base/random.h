@@ -28,6 +28,7 @@ enum random_stream {
     RANDOM_BOOTSTRAP = 15,  /* resampled rows; step = replicate, sample = set */
     RANDOM_BASELINE = 16,   /* order in which entries are removed by prune.method = "random" */
     RANDOM_EVALUATION = 17, /* noise of the denoising loss; step = timestep, sample = item of the split */
+    RANDOM_EVALUATION_LATENT = 18, /* VAE sampling noise of the denoising loss; sample = item of the split */
 };
 
 /* The address of a sequence of numbers. */

@@ -1,6 +1,6 @@
 /* Phase prepare: pictures and captions into data.h5.
  *
- * 1. Open the source and the sentence encoder. Every rank reads them for itself.
+ * 1. Open the source, and the encoders of texts and pictures. Every rank reads them for itself.
  * 2. Find the shards that an earlier run has finished.
  * 3. Make the others, dealt to ranks, a round of one shard a rank at a time. After each round failures, the
  *    number of broken pictures and requests to stop are shared.
@@ -17,6 +17,8 @@
 
 #include "base/check.h"
 #include "io/folder.h"
+#include "models/pipeline_folder.h"
+#include "phases/data_columns.h"
 #include "phases/join.h"
 #include "phases/shard.h"
 
@@ -30,7 +32,8 @@ struct preparation {
     const struct prepare_cfg *cfg;
     struct index *source; // owned, as the next two
     struct backend *backend;
-    struct sentence_encoder encoder;
+    struct prompt_encoder encoder;
+    struct latent_codec codec; // of kind vae, else zero
     struct shard_maker maker;
     int64_t *missing, missing_count; // shards to be made; owned
     int64_t skipped;                 // broken pictures of all finished shards
@@ -40,6 +43,25 @@ struct preparation {
 
 // ---- 1: inputs
 
+static bool open_encoders(struct preparation *preparation, enum dtype dtype, struct fault *fault)
+{
+    const struct prepare_cfg *cfg = preparation->cfg;
+    struct prompt_encoder_options options = {.sentence_encoder = cfg->sentence_encoder,
+                                             .pipeline = cfg->pipeline,
+                                             .batch = (int)cfg->text_batch,
+                                             .tokens = (int)cfg->max_tokens,
+                                             .normalize = cfg->normalize_embedding, // METHOD section 3a
+                                             .dtype = dtype};
+    if ((*cfg->pipeline && !pipeline_check_index(cfg->pipeline, fault)) ||
+        !prompt_encoder_open(&preparation->encoder, preparation->backend, options, fault))
+        return false;
+    if (cfg->latent != LATENT_VAE) return true;
+    char *folder = check_format("%s/vae", cfg->pipeline);
+    bool ok = latent_codec_open_vae(&preparation->codec, preparation->backend, folder, dtype, true, fault);
+    free(folder);
+    return ok;
+}
+
 static bool open_inputs(struct preparation *preparation, struct fault *fault)
 {
     const struct prepare_cfg *cfg = preparation->cfg;
@@ -47,18 +69,15 @@ static bool open_inputs(struct preparation *preparation, struct fault *fault)
     if (!index_open(cfg->source, &preparation->source, fault)) return false;
     if (index_count(preparation->source) == 0)
         return fault_raise(fault, EXIT_CODE_INPUT, "%s names no picture", cfg->source);
-    if (!run_open_backend(preparation->run, &cfg->run, &preparation->backend, &dtype, fault)) return false;
-    struct sentence_encoder_options options = {.batch = (int)cfg->text_batch,
-                                               .tokens = (int)cfg->max_tokens,
-                                               .normalize = cfg->normalize_embedding, // METHOD section 3a
-                                               .dtype = dtype};
-    if (!sentence_encoder_open(&preparation->encoder, preparation->backend, cfg->sentence_encoder, options,
-                               fault))
+    if (!run_open_backend(preparation->run, &cfg->run, &preparation->backend, &dtype, fault) ||
+        !open_encoders(preparation, dtype, fault))
         return false;
     preparation->maker = (struct shard_maker){.run = preparation->run,
                                               .cfg = cfg,
                                               .source = preparation->source,
                                               .encoder = &preparation->encoder,
+                                              .codec = preparation->codec.vae ? &preparation->codec : NULL,
+                                              .views = cfg->flips ? 2 : 1,
                                               .backend = preparation->backend,
                                               .dtype = dtype};
     return true;
@@ -197,10 +216,11 @@ static void report(const struct preparation *preparation, const struct join_summ
              (long long)summary->items[SPLIT_VALIDATION]);
     if (cfg->validation_fraction > 0 && summary->items[SPLIT_VALIDATION] == 0)
         log_warning(log, "no caption fell into the validation split (data.validation_fraction)");
-    log_info(log, "captions of %.1f tokens on average; %lld were longer than %lld and cut",
-             (double)summary->tokens / (double)items, (long long)summary->cut, (long long)cfg->max_tokens);
+    log_info(log, "captions of %.1f tokens on average; %lld were longer than %d and cut",
+             (double)summary->tokens / (double)items, (long long)summary->cut, preparation->encoder.tokens);
     log_info(log, "%s latents [%d, %d, %d], %s", latent_kind_name(cfg->latent), channels, side, side,
              cfg->flips ? "plain and mirrored" : "plain");
+    if (cfg->latent == LATENT_VAE) log_info(log, "  scaled by %g", summary->latent.scale[0]);
     for (int band = 0; cfg->latent == LATENT_HAAR && band < 4; band++) {
         const double *scale = summary->latent.scale + 3 * band;
         log_info(log, "  band %d scaled by %.4f %.4f %.4f (red, green, blue)", band, scale[0], scale[1],
@@ -223,24 +243,96 @@ static bool join(struct preparation *preparation, struct fault *fault)
 
 // ---- --check
 
-static void report_check(const struct preparation *preparation)
+/* Stored bytes of an item, in both forms of its texts or without them. */
+struct item_bytes {
+    double rest, states, ids;
+};
+
+static struct item_bytes item_bytes(const struct preparation *preparation,
+                                    void (*columns)(const struct shard_maker *, struct data_column *))
+{
+    struct item_bytes bytes = {.states = 2.0 * preparation->encoder.tokens * preparation->encoder.text_width,
+                               .ids = 4.0 * preparation->encoder.tokens};
+    struct data_column column[DATA_COLUMNS];
+    columns(&preparation->maker, column);
+    for (int c = 0; c < DATA_COLUMNS; c++)
+        if (column[c].name && c != DATA_STATES && c != DATA_IDS)
+            bytes.rest += (double)data_column_stored_bytes(&column[c]);
+    return bytes;
+}
+
+/* What data.h5 and the shards take, with token states as the deck says and in the other form. */
+static void report_disk(const struct preparation *preparation)
 {
     const struct prepare_cfg *cfg = preparation->cfg;
-    const struct sentence_encoder *encoder = &preparation->encoder;
     const struct log *log = preparation->run->log;
-    double items = (double)index_count(preparation->source), views = cfg->flips ? 2 : 1;
-    double pixels = (double)(cfg->image_size * cfg->image_size) * 3; // as many as a latent has elements
-    double text = 2.0 * encoder->tokens * encoder->channels + 4.0 * encoder->channels + 4;
-    log_info(log, "%s: %.0f pictures, %lld shards of at most %lld, %lld of them to be made", cfg->source,
-             items, (long long)shard_count(&preparation->maker), (long long)cfg->shard_size,
-             (long long)preparation->missing_count);
-    log_info(log, "%s: %d tokens of %d numbers a caption", cfg->sentence_encoder, encoder->tokens,
-             encoder->channels);
+    double mib = (double)index_count(preparation->source) / 0x1p20;
+    struct item_bytes file = item_bytes(preparation, data_columns_of_file),
+                      shard = item_bytes(preparation, data_columns_of_shard);
+    bool stored = cfg->text_states == TEXT_STATES_STORED;
+    double text = stored ? file.states : file.ids;
     log_info(log, "disk needed, without the texts: %.1f MiB of %s, and %.1f MiB of shards until it is done",
-             items * (views * 2 * pixels + text) / 0x1p20, cfg->data_file, items * (pixels + text) / 0x1p20);
-    log_info(log, "planned memory a rank: %.1f MiB of the encoder, %.1f MiB of a batch",
-             (double)backend_bytes(preparation->backend) / 0x1p20,
-             (double)cfg->text_batch * (pixels + 2 * text) / 0x1p20);
+             mib * (file.rest + text), cfg->data_file, mib * (shard.rest + text));
+    if (preparation->encoder.has_text)
+        log_info(log,
+                 "  %.1f MiB of each for token states if they are stored, %.1f MiB for token ids if states "
+                 "are computed (data.text_states)",
+                 mib * file.states, mib * file.ids);
+}
+
+/* One pass of each encoder on the plan backend tells its memory; returns that of activations. */
+static size_t plan_encoders(struct preparation *preparation)
+{
+    const struct prepare_cfg *cfg = preparation->cfg;
+    struct prompt_encoder *encoder = &preparation->encoder;
+    const char *const text = "";
+    int32_t length;
+    float *states = check_malloc((size_t)encoder->tokens * (size_t)encoder->text_width * sizeof *states),
+          *z = check_malloc((size_t)encoder->embedding_width * sizeof *z);
+    prompt_encoder_encode(encoder, 1, &text, &length, states, z);
+    size_t bytes = arena_peak(tape_arena(encoder->sentence.tape));
+    if (encoder->has_text) bytes += arena_peak(tape_arena(encoder->text.tape));
+    free(states);
+    free(z);
+    if (!preparation->codec.vae) return bytes;
+    int high = (int)cfg->image_size / latent_patch(LATENT_VAE);
+    size_t latent = (size_t)(high * high * latent_channels(LATENT_VAE));
+    uint8_t *rgb = check_calloc((size_t)(cfg->image_size * cfg->image_size) * 3, 1);
+    float *mean = check_malloc(latent * sizeof *mean), *deviation = check_malloc(latent * sizeof *deviation);
+    latent_codec_distribution(&preparation->codec, high, high, rgb, mean, deviation);
+    free(rgb);
+    free(mean);
+    free(deviation);
+    return bytes + arena_peak(tape_arena(preparation->codec.tape));
+}
+
+static void report_memory(struct preparation *preparation)
+{
+    const struct prepare_cfg *cfg = preparation->cfg;
+    struct data_column column[DATA_COLUMNS];
+    data_columns_of_shard(&preparation->maker, column);
+    double item = (double)(cfg->image_size * cfg->image_size) * 3; // pixels, in any case
+    for (int c = 0; c < DATA_COLUMNS; c++)
+        if (column[c].name && c != DATA_PIXELS) item += (double)data_column_bytes(&column[c]);
+    double activations = (double)plan_encoders(preparation);
+    log_info(preparation->run->log,
+             "planned memory a rank: %.1f MiB of encoders, %.1f MiB of activations, %.1f MiB of a batch",
+             (double)backend_bytes(preparation->backend) / 0x1p20, activations / 0x1p20,
+             (double)cfg->text_batch * item / 0x1p20);
+}
+
+static void report_check(struct preparation *preparation)
+{
+    const struct prepare_cfg *cfg = preparation->cfg;
+    const struct prompt_encoder *encoder = &preparation->encoder;
+    const struct log *log = preparation->run->log;
+    log_info(log, "%s: %lld pictures, %lld shards of at most %lld, %lld of them to be made", cfg->source,
+             (long long)index_count(preparation->source), (long long)shard_count(&preparation->maker),
+             (long long)cfg->shard_size, (long long)preparation->missing_count);
+    log_info(log, "%s: %d tokens of %d numbers a caption",
+             encoder->has_text ? cfg->pipeline : cfg->sentence_encoder, encoder->tokens, encoder->text_width);
+    report_disk(preparation);
+    report_memory(preparation);
 }
 
 static bool prepare(struct preparation *preparation, struct fault *fault)
@@ -263,7 +355,8 @@ bool phase_prepare(struct run *run, const struct prepare_cfg *cfg, struct fault 
 {
     struct preparation preparation = {.run = run, .cfg = cfg};
     bool ok = prepare(&preparation, fault);
-    sentence_encoder_close(&preparation.encoder);
+    prompt_encoder_close(&preparation.encoder);
+    latent_codec_close(&preparation.codec);
     if (preparation.backend) backend_close(preparation.backend);
     index_close(preparation.source);
     free(preparation.missing);

@@ -4,6 +4,8 @@
 #include "base/check.h"
 #include "base/random.h"
 #include "io/image_resample.h"
+#include "phases/data_columns.h"
+#include "phases/latent_views.h"
 #include "phases/provenance.h"
 #include "phases/restart.h"
 
@@ -67,15 +69,27 @@ static void hash_texts(struct sha256 *hash, const struct index_item *item)
     for (int i = 0; i < ITEM_TEXTS; i++) sha256_add(hash, text[i], strlen(text[i]) + 1);
 }
 
-/* Of the encoder, the texts, and which pictures they go with: broken ones that were repaired, or others under
- * the same names, make another shard. */
+/* Of all that encodes; of a VAE the number of views too, which other shards do not depend on. */
+static void hash_encoders(const struct shard_maker *maker, struct sha256 *hash)
+{
+    const struct latent_codec *codec = maker->codec;
+    char *text =
+        check_format("embedding %s states %s vae %s views %d", prompt_encoder_embedding_id(maker->encoder),
+                     prompt_encoder_states_id(maker->encoder), codec ? codec->vae->id : "none",
+                     codec ? (int)maker->views : 0);
+    sha256_add(hash, text, strlen(text) + 1);
+    free(text);
+}
+
+/* Of the encoders, the texts, and which pictures they go with: broken ones that were repaired, or others
+ * under the same names, make another shard. */
 static bool inputs_id(const struct shard_maker *maker, int64_t number, char id[SHA256_HEX_SIZE],
                       struct fault *fault)
 {
     int64_t first, count;
     shard_items(maker, number, &first, &count);
     struct sha256 *hash = sha256_new();
-    sha256_add(hash, maker->encoder->id, strlen(maker->encoder->id) + 1);
+    hash_encoders(maker, hash);
     bool ok = true;
     for (int64_t i = first; ok && i < first + count; i++) {
         struct index_item item;
@@ -160,40 +174,41 @@ struct sample {
 /* Arrays of a batch: [batch] samples, and the same of those with a good picture, in their order. */
 struct batch_memory {
     int64_t capacity;
-    struct sample *sample; // [batch]
-    uint8_t *pixels;       // [batch, H, W, 3]
-    const char **caption;  // [batch], borrowed from the samples
-    int32_t *length;       // [batch]
-    float *states;         // [batch, T, D]
-    float *embedding;      // [batch, D]
-    int32_t *ids;          // [T + 1]
+    struct sample *sample;    // [batch]
+    uint8_t *pixels;          // [batch, H, W, 3], rows[DATA_PIXELS]
+    const char **caption;     // [batch], borrowed from the samples
+    void *rows[DATA_COLUMNS]; // [batch] of pixels and each column that the shard has; owned
+    int32_t *sentence;        // [tokens of the sentence encoder + 1]
+    int32_t *tokens;          // [T] of the text encoder
 };
 
-static struct batch_memory batch_new(const struct shard_maker *maker)
+static struct batch_memory batch_new(const struct shard_maker *maker,
+                                     const struct data_column column[DATA_COLUMNS])
 {
     size_t batch = (size_t)maker->cfg->text_batch, side = (size_t)maker->cfg->image_size;
-    size_t tokens = (size_t)maker->encoder->tokens, channels = (size_t)maker->encoder->channels;
-    return (struct batch_memory){
+    uint8_t *pixels = check_malloc(batch * side * side * 3);
+    struct batch_memory memory = {
         .capacity = maker->cfg->text_batch,
         .sample = check_calloc(batch, sizeof(struct sample)),
-        .pixels = check_malloc(batch * side * side * 3),
+        .pixels = pixels,
+        .rows = {[DATA_PIXELS] = pixels},
         .caption = check_malloc(batch * sizeof(char *)),
-        .length = check_malloc(batch * sizeof(int32_t)),
-        .states = check_malloc(batch * tokens * channels * sizeof(float)),
-        .embedding = check_malloc(batch * channels * sizeof(float)),
-        .ids = check_malloc((tokens + 1) * sizeof(int32_t)),
+        .sentence = check_malloc(((size_t)maker->encoder->sentence.tokens + 1) * sizeof(int32_t)),
+        .tokens = check_malloc((size_t)maker->encoder->tokens * sizeof(int32_t)),
     };
+    for (int c = 0; c < DATA_COLUMNS; c++)
+        if (column[c].name && c != DATA_PIXELS)
+            memory.rows[c] = check_malloc(batch * data_column_bytes(&column[c]));
+    return memory;
 }
 
 static void batch_free(struct batch_memory *batch)
 {
     free(batch->sample);
-    free(batch->pixels);
     free(batch->caption);
-    free(batch->length);
-    free(batch->states);
-    free(batch->embedding);
-    free(batch->ids);
+    free(batch->sentence);
+    free(batch->tokens);
+    for (int c = 0; c < DATA_COLUMNS; c++) free(batch->rows[c]);
 }
 
 /* The split of a caption: a function of the seed and of the tokens that the models see of it, so that two
@@ -201,14 +216,24 @@ static void batch_free(struct batch_memory *batch)
 static void choose_split(const struct shard_maker *maker, struct sample *sample, int32_t *ids)
 {
     const char *caption = sample->item.caption;
-    int tokens = maker->encoder->tokens;
-    int count = wordpiece_encode(maker->encoder->tokenizer, caption, strlen(caption), tokens + 1, ids);
+    const struct sentence_encoder *encoder = &maker->encoder->sentence;
+    int tokens = encoder->tokens;
+    int count = wordpiece_encode(encoder->tokenizer, caption, strlen(caption), tokens + 1, ids);
     sample->cut = count > tokens;
     int seen = sample->cut ? tokens - 1 : count - 1; // without [SEP]
     struct random_key key = {(uint64_t)maker->cfg->run.seed, RANDOM_SPLIT, 0,
                              sha256_number(ids, (size_t)seen * sizeof *ids)};
     bool held_out = random_uniform(key, 0) < maker->cfg->validation_fraction;
     sample->split = held_out ? SPLIT_VALIDATION : SPLIT_TRAIN;
+}
+
+/* Whether the text encoder, if there is one, leaves out tokens of a caption. */
+static void find_cut(const struct shard_maker *maker, struct sample *sample, int32_t *ids)
+{
+    int64_t cut;
+    if (!maker->encoder->has_text) return; // the states are the sentence encoder's
+    text_encoder_tokenize(&maker->encoder->text, 1, (const char *const *)&sample->item.caption, ids, &cut);
+    sample->cut = cut > 0;
 }
 
 /* The picture of an item as [H, W, 3]. */
@@ -244,7 +269,8 @@ static bool read_batch(const struct shard_maker *maker, int64_t first, int64_t c
         if (index_image(maker->source, first + read, &encoded[read].data, &encoded[read].bytes,
                         &sample->fault))
             sha256_add(hash, encoded[read].data, encoded[read].bytes);
-        choose_split(maker, sample, batch->ids);
+        choose_split(maker, sample, batch->sentence);
+        find_cut(maker, sample, batch->tokens);
     }
     bool ok = read == count;
     size_t size = (size_t)(maker->cfg->image_size * maker->cfg->image_size) * 3;
@@ -265,51 +291,80 @@ static bool read_batch(const struct shard_maker *maker, int64_t first, int64_t c
 // ---- the shard's file
 
 struct split_rows {
-    struct h5_rows *pixels, *text_states, *text_length, *embedding;
+    struct h5_rows *column[DATA_COLUMNS];
     struct text_list text[ITEM_TEXTS];
 };
 
 struct shard_writer {
     const struct shard_maker *maker;
     struct h5_writer *file;
+    struct data_column column[DATA_COLUMNS];
     struct split_rows split[SPLITS];
     struct text_list skipped[SKIPPED_TEXTS];
     int64_t cut;
 };
 
-static bool create_rows(struct shard_writer *writer, int split, struct fault *fault)
+/* Collects the captions and pixels of a batch's good pictures; returns how many they are. */
+static int collect_good(const struct shard_maker *maker, const struct batch_memory *batch, int64_t count)
 {
-    const struct shard_maker *maker = writer->maker;
-    struct split_rows *rows = &writer->split[split];
-    struct h5_writer *file = writer->file;
-    int64_t side = maker->cfg->image_size, tokens = maker->encoder->tokens,
-            channels = maker->encoder->channels;
-    char name[DATASET_NAME_SIZE];
-    return h5_rows_create(file, split_dataset(split, "pixels", name), H5_UINT8, 5,
-                          (int64_t[]){0, 1, side, side, 3}, 0, 0, &rows->pixels, fault) &&
-           h5_rows_create(file, split_dataset(split, "text_states", name), H5_FLOAT16, 3,
-                          (int64_t[]){0, tokens, channels}, 0, 0, &rows->text_states, fault) &&
-           h5_rows_create(file, split_dataset(split, "text_length", name), H5_INT32, 1, (int64_t[]){0}, 0, 0,
-                          &rows->text_length, fault) &&
-           h5_rows_create(file, split_dataset(split, "embedding", name), H5_FLOAT32, 2,
-                          (int64_t[]){0, channels}, 0, 0, &rows->embedding, fault);
+    size_t picture = (size_t)(maker->cfg->image_size * maker->cfg->image_size) * 3;
+    int good = 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (batch->sample[i].fault.code) continue;
+        batch->caption[good] = batch->sample[i].item.caption;
+        memmove(batch->pixels + (size_t)good * picture, batch->pixels + (size_t)i * picture, picture);
+        good++;
+    }
+    return good;
 }
 
-/* Encodes the captions of a batch's good pictures and appends all that belongs to them. */
+static void encode_captions(const struct shard_maker *maker, const struct batch_memory *batch, int good)
+{
+    prompt_encoder_encode(maker->encoder, good, batch->caption, batch->rows[DATA_LENGTH],
+                          batch->rows[DATA_STATES], batch->rows[DATA_EMBEDDING]);
+    if (batch->rows[DATA_IDS])
+        text_encoder_tokenize(&maker->encoder->text, good, batch->caption, batch->rows[DATA_IDS], NULL);
+}
+
+/* Pictures to the latents of a VAE; else they stay as they are. */
+static void encode_pictures(const struct shard_writer *writer, const struct batch_memory *batch, int good)
+{
+    const struct shard_maker *maker = writer->maker;
+    if (!maker->codec) return;
+    int side = (int)maker->cfg->image_size;
+    int64_t picture = (int64_t)side * side * 3, latent = writer->column[DATA_LATENTS].row;
+    float *mean = batch->rows[DATA_LATENTS], *deviation = batch->rows[DATA_DEVIATION];
+    for (int i = 0; i < good; i++)
+        latent_views_encode(maker->codec, side, (int)maker->views, batch->pixels + i * picture,
+                            mean + i * latent, deviation + i * latent);
+}
+
+static bool append_columns(const struct shard_writer *writer, const struct batch_memory *batch, int split,
+                           int64_t row, struct fault *fault)
+{
+    bool ok = true;
+    for (int c = 0; ok && c < DATA_COLUMNS; c++) {
+        const struct data_column *column = &writer->column[c];
+        if (column->name)
+            ok = data_column_append(column, writer->split[split].column[c], 1,
+                                    (const char *)batch->rows[c] + (size_t)row * data_column_bytes(column),
+                                    fault);
+    }
+    return ok;
+}
+
+/* Encodes a batch's good pictures and their captions and appends all that belongs to them. */
 static bool append_batch(struct shard_writer *writer, const struct batch_memory *batch, int64_t count,
                          struct fault *fault)
 {
     const struct shard_maker *maker = writer->maker;
-    size_t size = (size_t)(maker->cfg->image_size * maker->cfg->image_size) * 3;
-    int64_t channels = maker->encoder->channels, states = maker->encoder->tokens * channels;
-    int good = 0;
-    for (int64_t i = 0; i < count; i++)
-        if (!batch->sample[i].fault.code) batch->caption[good++] = batch->sample[i].item.caption;
+    int good = collect_good(maker, batch, count);
     timer_start(maker->run->timers, "encoder");
-    if (good > 0)
-        sentence_encoder_encode(maker->encoder, good, batch->caption, batch->length, batch->states,
-                                batch->embedding);
+    if (good > 0) encode_captions(maker, batch, good);
     timer_stop(maker->run->timers, "encoder");
+    timer_start(maker->run->timers, "latents");
+    encode_pictures(writer, batch, good);
+    timer_stop(maker->run->timers, "latents");
 
     timer_start(maker->run->timers, "write");
     bool ok = true;
@@ -320,16 +375,11 @@ static bool append_batch(struct shard_writer *writer, const struct batch_memory 
             text_list_add(&writer->skipped[SKIPPED_REASON], sample->fault.text);
             continue;
         }
-        struct split_rows *rows = &writer->split[sample->split];
         const char *text[ITEM_TEXTS];
         item_texts(&sample->item, text);
-        for (int t = 0; t < ITEM_TEXTS; t++) text_list_add(&rows->text[t], text[t]);
+        for (int t = 0; t < ITEM_TEXTS; t++) text_list_add(&writer->split[sample->split].text[t], text[t]);
         writer->cut += sample->cut;
-        ok = h5_append_uint8(rows->pixels, 1, batch->pixels + (size_t)i * size, fault) &&
-             h5_append_float(rows->text_states, 1, batch->states + row * states, fault) &&
-             h5_append_int32(rows->text_length, 1, batch->length + row, fault) &&
-             h5_append_float(rows->embedding, 1, batch->embedding + row * channels, fault);
-        row++;
+        ok = append_columns(writer, batch, sample->split, row++, fault);
     }
     timer_stop(maker->run->timers, "write");
     return ok;
@@ -340,7 +390,7 @@ static bool write_batches(struct shard_writer *writer, int64_t number, int64_t s
 {
     const struct shard_maker *maker = writer->maker;
     struct timers *timers = maker->run->timers;
-    struct batch_memory batch = batch_new(maker);
+    struct batch_memory batch = batch_new(maker, writer->column);
     int64_t first, items;
     shard_items(maker, number, &first, &items);
     bool ok = true;
@@ -384,13 +434,15 @@ bool shard_write(const struct shard_maker *maker, int64_t number, int64_t skip_l
                  struct shard_progress progress, int64_t *skipped, struct fault *fault)
 {
     struct shard_writer writer = {.maker = maker};
+    data_columns_of_shard(maker, writer.column);
     char *path = shard_path(maker, number), id[SHA256_HEX_SIZE], source_id[SHA256_HEX_SIZE];
     bool ok = inputs_id(maker, number, id, fault) && // before they are read: what changes later is noticed
               h5_create(path, FILE_DATA, &writer.file, fault);
     if (ok) {
         struct sha256 *hash = sha256_new();
-        ok = create_rows(&writer, SPLIT_TRAIN, fault) && create_rows(&writer, SPLIT_VALIDATION, fault) &&
-             write_batches(&writer, number, skip_limit, progress, hash, fault);
+        for (int split = 0; ok && split < SPLITS; split++)
+            ok = data_columns_create(writer.column, writer.file, split, 0, writer.split[split].column, fault);
+        ok = ok && write_batches(&writer, number, skip_limit, progress, hash, fault);
         sha256_finish(hash, source_id);
         ok = ok && write_rest(&writer, id, source_id, fault);
         if (ok) {

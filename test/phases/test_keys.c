@@ -286,7 +286,7 @@ static void refused(void **state)
         {"phase = \"sample\"; sample: { split = \"validation\"; steps = 999; sampler = \"dpmpp\"; };",
          "t.cfg:1: sample.steps is 999, this sampler takes at most 998"},
         {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; image_size = 33; };",
-         "t.cfg:1: data.image_size is 33, must be even for Haar latents"},
+         "t.cfg:1: data.image_size is 33, must be a multiple of 2 for haar latents"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         union phase_cfg cfg;

@@ -97,7 +97,7 @@ static void batches_hold_what_was_asked_for(void **state)
     write_data(path);
     struct dataset *dataset;
     struct batch batch;
-    GOOD(dataset_open(path, "train", &dataset, &fault));
+    GOOD(dataset_open(path, "train", NULL, &dataset, &fault));
     const struct dataset_info *info = dataset_info(dataset);
     assert_true(info->items == N && info->flips == V && info->channels == C && info->height == H);
     assert_true(info->width == W && info->tokens == T && info->text_width == D && info->embedding_width == Z);
