@@ -64,6 +64,18 @@ bool text_encoder_open_pipeline(struct text_encoder *encoder, struct backend *ba
     return ok;
 }
 
+bool text_encoder_identify(const char *pipeline, char id[SHA256_HEX_SIZE], struct fault *fault)
+{
+    struct text_encoder encoder;
+    struct text_encoder_options options = {.batch = 1, .dtype = DTYPE_F32};
+    struct backend *backend = backend_open(BACKEND_CPU);
+    bool ok = text_encoder_open_pipeline(&encoder, backend, pipeline, options, fault);
+    if (ok) memcpy(id, encoder.id, SHA256_HEX_SIZE);
+    text_encoder_close(&encoder);
+    backend_close(backend);
+    return ok;
+}
+
 void text_encoder_close(struct text_encoder *encoder)
 {
     if (encoder->tape) tape_delete(encoder->tape);

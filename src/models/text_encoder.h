@@ -39,6 +39,8 @@ bool text_encoder_open(struct text_encoder *encoder, struct backend *backend, co
 /* The same of the folders text_encoder and tokenizer in that of a whole published model. */
 bool text_encoder_open_pipeline(struct text_encoder *encoder, struct backend *backend, const char *pipeline,
                                 struct text_encoder_options options, struct fault *fault);
+/* The id alone. One that is opened on the plan backend, which holds no weights, does not have its own. */
+bool text_encoder_identify(const char *pipeline, char id[SHA256_HEX_SIZE], struct fault *fault);
 void text_encoder_close(struct text_encoder *encoder); /* nothing, if zero or not opened */
 
 /* Encodes `count` texts (UTF-8):

@@ -38,7 +38,7 @@ static void report_memory(const struct run *run, const char *pipeline, struct te
     free(states);
 }
 
-static bool open_encoder(const char *data_file, const char *pipeline, const char *id, struct backend *backend,
+static bool open_encoder(const struct run *run, const char *data_file, const char *pipeline, const char *id, struct backend *backend,
                          enum dtype dtype, struct text_encoder *encoder, struct fault *fault)
 {
     if (!*pipeline)
@@ -48,7 +48,8 @@ static bool open_encoder(const char *data_file, const char *pipeline, const char
                            data_file);
     struct text_encoder_options options = {.batch = TEXT_ENCODER_BATCH, .dtype = dtype};
     if (!pipeline_check_index(pipeline, fault) ||
-        !text_encoder_open_pipeline(encoder, backend, pipeline, options, fault))
+        !text_encoder_open_pipeline(encoder, backend, pipeline, options, fault) ||
+        (run->check_only && !text_encoder_identify(pipeline, encoder->id, fault)))
         return false;
     return strcmp(encoder->id, id) == 0 ||
            fault_raise(fault, EXIT_CODE_INPUT, "%s and %s belong to different text encoders (%.12s, %.12s)",
@@ -63,7 +64,7 @@ bool data_text_open(const struct run *run, const char *data_file, const char *pi
     char *id;
     *encoder = (struct text_encoder){0};
     if (!read_file(data_file, &has_ids, &id, fault)) return false;
-    bool ok = !has_ids || open_encoder(data_file, pipeline, id, backend, dtype, encoder, fault);
+    bool ok = !has_ids || open_encoder(run, data_file, pipeline, id, backend, dtype, encoder, fault);
     free(id);
     if (ok && has_ids && run->check_only) report_memory(run, pipeline, encoder);
     return ok;

@@ -62,6 +62,21 @@ static bool open_encoders(struct preparation *preparation, enum dtype dtype, str
     return ok;
 }
 
+/* Under --check the plan backend holds no weights, whose ids tell which shards can be used. */
+static bool find_ids(struct preparation *preparation, struct fault *fault)
+{
+    const struct prepare_cfg *cfg = preparation->cfg;
+    if (!preparation->run->check_only) return true;
+    if (preparation->encoder.has_text &&
+        !text_encoder_identify(cfg->pipeline, preparation->encoder.text.id, fault))
+        return false;
+    if (!preparation->codec.vae) return true;
+    char *folder = check_format("%s/vae", cfg->pipeline);
+    bool ok = vae_identify(folder, preparation->codec.vae->id, fault);
+    free(folder);
+    return ok;
+}
+
 static bool open_inputs(struct preparation *preparation, struct fault *fault)
 {
     const struct prepare_cfg *cfg = preparation->cfg;
@@ -70,7 +85,7 @@ static bool open_inputs(struct preparation *preparation, struct fault *fault)
     if (index_count(preparation->source) == 0)
         return fault_raise(fault, EXIT_CODE_INPUT, "%s names no picture", cfg->source);
     if (!run_open_backend(preparation->run, &cfg->run, &preparation->backend, &dtype, fault) ||
-        !open_encoders(preparation, dtype, fault))
+        !open_encoders(preparation, dtype, fault) || !find_ids(preparation, fault))
         return false;
     preparation->maker = (struct shard_maker){.run = preparation->run,
                                               .cfg = cfg,
