@@ -30,6 +30,7 @@ enum random_stream {
     RANDOM_EVALUATION = 17, /* noise of the denoising loss; step = timestep, sample = item of the split */
     RANDOM_SOURCE = 18, /* which pictures (step 0), captions (step 1) are used; sample = hash of the name */
     RANDOM_CROP = 19,   /* top and left of a stored crop; step = crop, sample = item of the source */
+    RANDOM_EVALUATION_LATENT = 20, /* VAE sampling noise of the denoising loss; sample = item of the split */
 };
 
 /* The address of a sequence of numbers. */

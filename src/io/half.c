@@ -44,6 +44,19 @@ int64_t half_from_float(const float *values, int64_t count, uint16_t *half)
     return -1;
 }
 
+int64_t half_round(float *values, int64_t count)
+{
+    enum { PIECE = 1024 };
+    uint16_t half[PIECE];
+    for (int64_t first = 0; first < count; first += PIECE) {
+        int64_t piece = count - first < PIECE ? count - first : PIECE;
+        int64_t bad = half_from_float(values + first, piece, half);
+        if (bad >= 0) return first + bad;
+        half_to_float(half, piece, values + first);
+    }
+    return -1;
+}
+
 void bfloat16_to_float(const uint16_t *bits, int64_t count, float *out)
 {
     for (int64_t i = 0; i < count; i++) out[i] = from_bits((uint32_t)bits[i] << 16);

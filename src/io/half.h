@@ -12,6 +12,10 @@ void half_to_float(const uint16_t *half, int64_t count, float *out);
  * and returns its index; -1 if all fitted. */
 int64_t half_from_float(const float *values, int64_t count, uint16_t *half);
 
+/* Rounds values to those that half has, in place. Returns like half_from_float; then the rest is not rounded.
+ */
+int64_t half_round(float *values, int64_t count);
+
 /* out[i] = the value of the bfloat16 bits[i]; exact. */
 void bfloat16_to_float(const uint16_t *bits, int64_t count, float *out);
 

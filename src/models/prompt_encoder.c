@@ -4,19 +4,6 @@
 
 #include <stdlib.h>
 
-static bool open_text(struct prompt_encoder *encoder, struct backend *backend,
-                      const struct prompt_encoder_options *options, struct fault *fault)
-{
-    char *model = check_format("%s/text_encoder", options->pipeline),
-         *tokenizer = check_format("%s/tokenizer", options->pipeline);
-    encoder->has_text = text_encoder_open(
-        &encoder->text, backend, model, tokenizer,
-        (struct text_encoder_options){.batch = options->batch, .dtype = options->dtype}, fault);
-    free(model);
-    free(tokenizer);
-    return encoder->has_text;
-}
-
 bool prompt_encoder_open(struct prompt_encoder *encoder, struct backend *backend,
                          struct prompt_encoder_options options, struct fault *fault)
 {
@@ -30,7 +17,9 @@ bool prompt_encoder_open(struct prompt_encoder *encoder, struct backend *backend
     encoder->embedding_width = encoder->text_width = encoder->sentence.channels;
     encoder->tokens = encoder->sentence.tokens;
     if (!*options.pipeline) return true;
-    if (!open_text(encoder, backend, &options, fault)) {
+    struct text_encoder_options text = {.batch = TEXT_ENCODER_BATCH, .dtype = options.dtype};
+    encoder->has_text = text_encoder_open_pipeline(&encoder->text, backend, options.pipeline, text, fault);
+    if (!encoder->has_text) {
         prompt_encoder_close(encoder);
         return false;
     }

@@ -11,7 +11,7 @@
 struct prompt_encoder_options {
     const char *sentence_encoder; /* folder */
     const char *pipeline;         /* folder of a diffusers model: its text_encoder and tokenizer; "": none */
-    int batch;                    /* prompts a forward pass */
+    int batch;                    /* prompts a forward pass of the sentence encoder */
     int tokens;       /* most that the sentence encoder reads of a prompt; 0: what its folder allows */
     bool normalize;   /* sentence_encoder_options */
     enum dtype dtype; /* of the computation */

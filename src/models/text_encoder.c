@@ -30,6 +30,7 @@ static bool open_encoder(struct text_encoder *encoder, struct backend *backend, 
     const struct clip_text_config *config = &encoder->model->config;
     encoder->tokens = clip_bpe_length(encoder->tokenizer);
     encoder->channels = (int)config->encoder.channels;
+    encoder->vocabulary = config->vocabulary;
     if (clip_bpe_count(encoder->tokenizer) > config->vocabulary || encoder->tokens > config->positions)
         return fault_raise(fault, EXIT_CODE_INPUT,
                            "%s: %d tokens, %d a text, but vocab_size of %s is %lld and "
@@ -50,6 +51,29 @@ bool text_encoder_open(struct text_encoder *encoder, struct backend *backend, co
     if (open_encoder(encoder, backend, model_folder, tokenizer_folder, options.dtype, fault)) return true;
     text_encoder_close(encoder);
     return false;
+}
+
+bool text_encoder_open_pipeline(struct text_encoder *encoder, struct backend *backend, const char *pipeline,
+                                struct text_encoder_options options, struct fault *fault)
+{
+    char *model = check_format("%s/text_encoder", pipeline),
+         *tokenizer = check_format("%s/tokenizer", pipeline);
+    bool ok = text_encoder_open(encoder, backend, model, tokenizer, options, fault);
+    free(model);
+    free(tokenizer);
+    return ok;
+}
+
+bool text_encoder_identify(const char *pipeline, char id[SHA256_HEX_SIZE], struct fault *fault)
+{
+    struct text_encoder encoder;
+    struct text_encoder_options options = {.batch = 1, .dtype = DTYPE_F32};
+    struct backend *backend = backend_open(BACKEND_CPU);
+    bool ok = text_encoder_open_pipeline(&encoder, backend, pipeline, options, fault);
+    if (ok) memcpy(id, encoder.id, SHA256_HEX_SIZE);
+    text_encoder_close(&encoder);
+    backend_close(backend);
+    return ok;
 }
 
 void text_encoder_close(struct text_encoder *encoder)
@@ -79,17 +103,28 @@ static void encode_batch(struct text_encoder *encoder, int64_t filled, const int
     free(batch_ids);
 }
 
-void text_encoder_encode(struct text_encoder *encoder, int64_t count, const char *const *text, int32_t *ids,
-                         float *states, int64_t *cut)
+void text_encoder_tokenize(const struct text_encoder *encoder, int64_t count, const char *const *text,
+                           int32_t *ids, int64_t *cut)
 {
-    int64_t tokens = encoder->tokens, channels = encoder->channels;
     for (int64_t i = 0; i < count; i++) {
         int64_t lost = clip_bpe_encode(encoder->tokenizer, text[i], strlen(text[i]), encoder->tokens,
-                                       ids + i * tokens, NULL);
+                                       ids + i * encoder->tokens, NULL);
         if (cut) cut[i] = lost;
     }
+}
+
+void text_encoder_states(struct text_encoder *encoder, int64_t count, const int32_t *ids, float *states)
+{
+    int64_t tokens = encoder->tokens, channels = encoder->channels;
     for (int64_t first = 0; first < count; first += encoder->batch) {
         int64_t filled = count - first < encoder->batch ? count - first : encoder->batch;
         encode_batch(encoder, filled, ids + first * tokens, states + first * tokens * channels);
     }
+}
+
+void text_encoder_encode(struct text_encoder *encoder, int64_t count, const char *const *text, int32_t *ids,
+                         float *states, int64_t *cut)
+{
+    text_encoder_tokenize(encoder, count, text, ids, cut);
+    text_encoder_states(encoder, count, ids, states);
 }

@@ -284,6 +284,17 @@ bool vae_open(struct backend *backend, const char *folder, struct vae **vae, str
     return true;
 }
 
+bool vae_identify(const char *folder, char id[SHA256_HEX_SIZE], struct fault *fault)
+{
+    struct vae *vae;
+    struct backend *backend = backend_open(BACKEND_CPU);
+    bool ok = vae_open(backend, folder, &vae, fault);
+    if (ok) memcpy(id, vae->id, SHA256_HEX_SIZE);
+    vae_delete(vae);
+    backend_close(backend);
+    return ok;
+}
+
 // ---- forward pass
 
 /* Goes on with y, the only thing that is made of x: x is not needed any more. */

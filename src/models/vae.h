@@ -77,6 +77,9 @@ void vae_delete(struct vae *vae); /* NULL allowed */
  * before 0.15 (query, key, value, proj_attn). Not frozen: see parameter_set_freeze. */
 bool vae_open(struct backend *backend, const char *folder, struct vae **vae, struct fault *fault);
 
+/* The id alone. One that is opened on the plan backend, which holds no weights, does not have its own. */
+bool vae_identify(const char *folder, char id[SHA256_HEX_SIZE], struct fault *fault);
+
 /* pixels [B, H, W, in_channels] in -1..1, vae_check_picture -> moments [B, H / factor, W / factor, 2 L] fp32:
  * the means, then the log-variances, not yet bounded */
 struct tensor *vae_encode_forward(struct tape *tape, const struct vae *vae, struct tensor *pixels);

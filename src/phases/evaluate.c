@@ -14,6 +14,7 @@
 #include "base/check.h"
 #include "base/version.h"
 #include "io/sha256.h"
+#include "phases/data_text.h"
 #include "phases/expert_file.h"
 
 #include <math.h>
@@ -109,7 +110,9 @@ static bool open_inputs(struct evaluating *evaluating, struct fault *fault)
         !check_experts(cfg, routing->router->config.K, fault) ||
         !lineage_open(cfg->data_file, FILE_DATA, &evaluating->data, fault) ||
         !lineage_check(&routing->lineage, cfg->router_file, &evaluating->data, cfg->data_file, fault) ||
-        !dataset_open(cfg->data_file, split, &evaluating->dataset, fault))
+        !data_text_open(evaluating->run, cfg->data_file, cfg->pipeline, evaluating->backend,
+                        evaluating->dtype, &evaluating->text, fault) ||
+        !dataset_open(cfg->data_file, split, &evaluating->text, &evaluating->dataset, fault))
         return false;
     evaluating->info = dataset_info(evaluating->dataset);
     evaluating->K = routing->router->config.K;
@@ -165,6 +168,7 @@ static void release(struct evaluating *evaluating)
     teacher_clear(&evaluating->teacher);
     assignment_clear(&evaluating->assignment);
     dataset_close(evaluating->dataset);
+    text_encoder_close(&evaluating->text);
     lineage_clear(&evaluating->data);
     routing_clear(&evaluating->routing);
     tape_delete(evaluating->tape);

@@ -49,8 +49,9 @@ struct evaluating {
     struct tape *tape;
 
     struct routing routing;
-    struct lineage data;     /* of data.h5 */
-    struct dataset *dataset; /* the split */
+    struct lineage data;      /* of data.h5 */
+    struct text_encoder text; /* of token ids; zero: the data have states */
+    struct dataset *dataset;  /* the split */
     const struct dataset_info *info;
     struct assignment assignment; /* of the split */
     struct teacher teacher;       /* frozen; zero: neither evaluated nor sliced */

@@ -273,7 +273,7 @@ static bool find_partners(struct pictures *pictures, struct fault *fault)
     h5_close(reader);
     if (!there) return true; // nothing was held out
     struct assignment others;
-    if (!dataset_open(cfg->data_file, other, &pictures->other, fault) ||
+    if (!dataset_open(cfg->data_file, other, &pictures->evaluating->text, &pictures->other, fault) ||
         !assignment_read(cfg->assignment_file, other, dataset_info(pictures->other)->items,
                          &evaluating->routing, &evaluating->data, &others, fault))
         return false;

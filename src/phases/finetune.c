@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "phases/assignment_file.h"
+#include "phases/data_text.h"
 #include "phases/expert_file.h"
 #include "phases/provenance.h"
 #include "phases/restart.h"
@@ -53,6 +54,7 @@ struct finetuning {
     const struct finetune_cfg *cfg;
     struct backend *backend;
     enum dtype dtype;
+    struct text_encoder text; // of token ids; zero: the data have states
     struct dataset *dataset;
     const struct dataset_info *info; // the data set's
     struct lineage lineage;          // of the data
@@ -88,7 +90,9 @@ static bool open_inputs(struct finetuning *tuning, struct fault *fault)
 {
     const struct finetune_cfg *cfg = tuning->cfg;
     if (!lineage_open(cfg->data_file, FILE_DATA, &tuning->lineage, fault) ||
-        !dataset_open(cfg->data_file, "train", &tuning->dataset, fault))
+        !data_text_open(tuning->run, cfg->data_file, cfg->pipeline, tuning->backend, tuning->dtype,
+                        &tuning->text, fault) ||
+        !dataset_open(cfg->data_file, "train", &tuning->text, &tuning->dataset, fault))
         return false;
     tuning->info = dataset_info(tuning->dataset);
     if (!routing_open(cfg->router_file, tuning->backend, &tuning->routing, fault) ||
@@ -547,6 +551,7 @@ static void release(struct finetuning *tuning)
     lineage_clear(&tuning->lineage);
     lineage_clear(&tuning->teacher);
     dataset_close(tuning->dataset);
+    text_encoder_close(&tuning->text);
     backend_close(tuning->backend);
 }
 

@@ -1,6 +1,8 @@
 #include "phases/join.h"
 
 #include "base/check.h"
+#include "phases/data_columns.h"
+#include "phases/latent_views.h"
 #include "phases/lineage.h"
 #include "phases/provenance.h"
 
@@ -9,37 +11,15 @@
 #include <sys/stat.h>
 
 enum {
-    BLOCK = 64,                   // rows copied at a time
-    MAX_TEXT_BYTES = 1 << 30,     // of one kind of text of one shard
-    RANDOM_READ_BYTES = 16 << 10, // of a chunk: training reads single rows in random order
+    BLOCK = 64,               // rows copied at a time
+    MAX_TEXT_BYTES = 1 << 30, // of one kind of text of one shard
+    CHUNK_BYTES = 16 << 10,   // worth its checksum; training reads single rows in random order
 };
-
-/* Sizes, the same in all shards. */
-struct layout {
-    int64_t side, flips, channels, latent_side, tokens, width;
-    int64_t crops[SPLITS];      // of a picture; views are crops x flips
-    int64_t crop, view, states; // elements: of a crop, of a view's latent, of a text's states
-};
-
-static struct layout make_layout(const struct shard_maker *maker)
-{
-    const struct prepare_cfg *cfg = maker->cfg;
-    struct layout layout = {.side = cfg->image_size,
-                            .flips = cfg->flips ? 2 : 1,
-                            .channels = latent_channels(cfg->latent),
-                            .latent_side = cfg->image_size / latent_patch(cfg->latent),
-                            .tokens = maker->encoder->tokens,
-                            .width = maker->encoder->channels};
-    for (int split = 0; split < SPLITS; split++) layout.crops[split] = shard_crops(cfg, split);
-    layout.crop = layout.side * layout.side * 3;
-    layout.view = layout.channels * layout.latent_side * layout.latent_side;
-    layout.states = layout.tokens * layout.width;
-    return layout;
-}
 
 struct joiner {
     const struct shard_maker *maker;
-    struct layout layout;
+    // of a shard, of the file
+    struct data_column shard[SPLITS][DATA_COLUMNS], column[SPLITS][DATA_COLUMNS];
     struct join_summary *summary;
     struct latent_moments moments;
     int64_t text_size[ITEM_TEXTS]; // bytes of the longest
@@ -48,15 +28,10 @@ struct joiner {
     // the file and its rows
     struct h5_writer *file;
     struct split_rows {
-        struct h5_rows *latents, *text_states, *text_length, *embedding, *text[ITEM_TEXTS];
+        struct h5_rows *column[DATA_COLUMNS], *text[ITEM_TEXTS];
     } split[SPLITS];
 
-    // BLOCK rows
-    uint8_t *pixels; // [BLOCK, crops, H, W, 3]
-    float *latents;  // [BLOCK, V, C, h, w], V the views of a picture
-    float *states;   // [BLOCK, T, D]
-    float *embedding;
-    int32_t *length;
+    void *rows[DATA_COLUMNS]; // BLOCK rows of each column that either has
 };
 
 void join_summary_clear(struct join_summary *summary)
@@ -67,48 +42,48 @@ void join_summary_clear(struct join_summary *summary)
 // ---- first reading: counts, factors, string lengths
 
 /* Rows of a split of a shard, whose datasets are checked. */
-static bool describe_split(const struct layout *layout, struct h5_reader *reader, int split, int64_t *rows,
+static bool describe_split(const struct joiner *joiner, struct h5_reader *reader, int split, int64_t *rows,
                            struct fault *fault)
 {
     char name[DATASET_NAME_SIZE];
-    struct h5_info info;
-    if (!h5_expect(reader, split_dataset(split, "pixels", name), 5,
-                   (int64_t[]){-1, layout->crops[split], layout->side, layout->side, 3}, &info, fault))
-        return false;
-    int64_t count = info.shape[0];
-    bool ok = h5_expect(reader, split_dataset(split, "text_states", name), 3,
-                        (int64_t[]){count, layout->tokens, layout->width}, &info, fault) &&
-              h5_expect(reader, split_dataset(split, "text_length", name), 1, &count, &info, fault) &&
-              h5_expect(reader, split_dataset(split, "embedding", name), 2, (int64_t[]){count, layout->width},
-                        &info, fault);
+    bool ok = data_columns_expect(joiner->shard[split], reader, split, rows, fault);
     for (int t = 0; ok && t < ITEM_TEXTS; t++)
-        ok = h5_expect(reader, split_dataset(split, item_text_name[t], name), 1, &count, &info, fault);
-    *rows = count;
+        ok = h5_expect(reader, split_dataset(split, item_text_name[t], name), 1, rows, NULL, fault);
     return ok;
+}
+
+/* Adds the pictures of the training split to the moments. */
+static bool measure_pictures(struct joiner *joiner, struct h5_reader *reader, int64_t rows,
+                             struct fault *fault)
+{
+    const struct prepare_cfg *cfg = joiner->maker->cfg;
+    const struct data_column *pixels = &joiner->shard[SPLIT_TRAIN][DATA_PIXELS];
+    int64_t crops = shard_crops(cfg, SPLIT_TRAIN), crop = pixels->row / crops;
+    const uint8_t *rgb = joiner->rows[DATA_PIXELS];
+    int side = (int)cfg->image_size;
+    for (int64_t first = 0; first < rows; first += BLOCK) {
+        int64_t count = rows - first < BLOCK ? rows - first : BLOCK;
+        if (!data_column_read(pixels, reader, SPLIT_TRAIN, first, count, joiner->rows[DATA_PIXELS], fault))
+            return false;
+        for (int64_t i = 0; i < count * crops; i++)
+            latent_moments_add(&joiner->moments, cfg->latent, side, side, rgb + i * crop);
+    }
+    return true;
 }
 
 static bool measure_split(struct joiner *joiner, struct h5_reader *reader, int split, struct fault *fault)
 {
-    const struct layout *layout = &joiner->layout;
-    int side = (int)layout->side;
     char name[DATASET_NAME_SIZE];
     int64_t rows;
     struct h5_info info;
-    if (!describe_split(layout, reader, split, &rows, fault)) return false;
+    if (!describe_split(joiner, reader, split, &rows, fault)) return false;
     joiner->summary->items[split] += rows;
     for (int t = 0; t < ITEM_TEXTS; t++) {
         if (!h5_describe(reader, split_dataset(split, item_text_name[t], name), &info, fault)) return false;
         if (info.string_size > joiner->text_size[t]) joiner->text_size[t] = info.string_size;
     }
-    split_dataset(split, "pixels", name);
-    for (int64_t first = 0; split == SPLIT_TRAIN && first < rows; first += BLOCK) {
-        int64_t count = rows - first < BLOCK ? rows - first : BLOCK;
-        if (!h5_read_uint8(reader, name, first, count, joiner->pixels, fault)) return false;
-        for (int64_t i = 0; i < count * layout->crops[split]; i++)
-            latent_moments_add(&joiner->moments, joiner->maker->cfg->latent, side, side,
-                               joiner->pixels + i * layout->crop);
-    }
-    return true;
+    bool measured = split == SPLIT_TRAIN && joiner->shard[split][DATA_PIXELS].name;
+    return !measured || measure_pictures(joiner, reader, rows, fault);
 }
 
 static bool measure_skipped(struct joiner *joiner, struct h5_reader *reader, struct fault *fault)
@@ -141,87 +116,49 @@ static bool measure_shard(struct joiner *joiner, struct h5_reader *reader, struc
 
 // ---- second reading: copying
 
-/* Rows that make a chunk large enough to be worth its checksum, small enough to be read for one of them. */
-static int64_t chunk_rows(int64_t row_bytes)
-{
-    return row_bytes < RANDOM_READ_BYTES ? RANDOM_READ_BYTES / row_bytes : 1;
-}
-
 static bool create_split(struct joiner *joiner, int split, struct fault *fault)
 {
-    const struct layout *layout = &joiner->layout;
     struct split_rows *rows = &joiner->split[split];
-    struct h5_writer *file = joiner->file;
     char name[DATASET_NAME_SIZE];
-    int64_t views = layout->crops[split] * layout->flips;
     bool ok =
-        h5_rows_create(file, split_dataset(split, "latents", name), H5_FLOAT16, 5,
-                       (int64_t[]){0, views, layout->channels, layout->latent_side, layout->latent_side},
-                       chunk_rows(2 * views * layout->view), 0, &rows->latents, fault) &&
-        h5_rows_create(file, split_dataset(split, "text_states", name), H5_FLOAT16, 3,
-                       (int64_t[]){0, layout->tokens, layout->width}, chunk_rows(2 * layout->states), 0,
-                       &rows->text_states, fault) &&
-        h5_rows_create(file, split_dataset(split, "text_length", name), H5_INT32, 1, (int64_t[]){0},
-                       chunk_rows(4), 0, &rows->text_length, fault) &&
-        h5_rows_create(file, split_dataset(split, "embedding", name), H5_FLOAT32, 2,
-                       (int64_t[]){0, layout->width}, chunk_rows(4 * layout->width), 0, &rows->embedding,
-                       fault);
+        data_columns_create(joiner->column[split], joiner->file, split, CHUNK_BYTES, rows->column, fault);
     for (int t = 0; ok && t < ITEM_TEXTS; t++)
-        ok = h5_rows_create(file, split_dataset(split, item_text_name[t], name), H5_STRING, 1, (int64_t[]){0},
-                            0, joiner->text_size[t], &rows->text[t], fault);
+        ok = h5_rows_create(joiner->file, split_dataset(split, item_text_name[t], name), H5_STRING, 1,
+                            (int64_t[]){0}, 0, joiner->text_size[t], &rows->text[t], fault);
     return ok;
 }
 
-/* The views of a crop as the file has them: [flips, C, h, w], the plain one, then the mirrored one. The crop
- * is mirrored in place for that. */
-static void encode_crop(const struct layout *layout, const struct latent_form *form, uint8_t *rgb,
-                        float *views)
+static void encode_pictures(const struct joiner *joiner, int split, int64_t count)
 {
-    int side = (int)layout->side;
-    int64_t positions = layout->latent_side * layout->latent_side;
-    float *nhwc = check_malloc((size_t)(positions * layout->channels) * sizeof *nhwc);
-    for (int64_t flip = 0; flip < layout->flips; flip++, views += positions * layout->channels) {
-        latent_encode(form, side, side, rgb, nhwc);
-        for (int64_t p = 0; p < positions; p++)
-            for (int64_t c = 0; c < layout->channels; c++)
-                views[c * positions + p] = nhwc[p * layout->channels + c];
-        for (int y = 0; y < side; y++)
-            for (int x = 0; x < side / 2; x++)
-                for (int c = 0; c < 3; c++) {
-                    uint8_t *a = rgb + (y * side + x) * 3 + c, *b = rgb + (y * side + side - 1 - x) * 3 + c;
-                    uint8_t kept = *a;
-                    *a = *b;
-                    *b = kept;
-                }
-    }
-    free(nhwc);
+    const struct shard_maker *maker = joiner->maker;
+    const struct latent_codec codec = latent_codec_plain(&joiner->summary->latent);
+    int64_t picture = joiner->shard[split][DATA_PIXELS].row, latent = joiner->column[split][DATA_LATENTS].row;
+    uint8_t *pixels = joiner->rows[DATA_PIXELS];
+    float *latents = joiner->rows[DATA_LATENTS];
+#pragma omp parallel for
+    for (int64_t i = 0; i < count; i++)
+        latent_views_encode(&codec, (int)maker->cfg->image_size, (int)shard_crops(maker->cfg, split),
+                            (int)maker->flips, pixels + i * picture, latents + i * latent, NULL);
 }
 
 /* Rows [first, first + count <= BLOCK) of a split of a shard. */
 static bool copy_block(struct joiner *joiner, struct h5_reader *reader, int split, int64_t first,
                        int64_t count, struct fault *fault)
 {
-    const struct layout *layout = &joiner->layout;
-    struct split_rows *rows = &joiner->split[split];
-    char name[4][DATASET_NAME_SIZE];
-    if (!h5_read_uint8(reader, split_dataset(split, "pixels", name[0]), first, count, joiner->pixels,
-                       fault) ||
-        !h5_read_float(reader, split_dataset(split, "text_states", name[1]), first, count, joiner->states,
-                       fault) ||
-        !h5_read_int32(reader, split_dataset(split, "text_length", name[2]), first, count, joiner->length,
-                       fault) ||
-        !h5_read_float(reader, split_dataset(split, "embedding", name[3]), first, count, joiner->embedding,
-                       fault))
-        return false;
-#pragma omp parallel for
-    for (int64_t i = 0; i < count * layout->crops[split]; i++)
-        encode_crop(layout, &joiner->summary->latent, joiner->pixels + i * layout->crop,
-                    joiner->latents + i * layout->flips * layout->view);
-    for (int64_t i = 0; i < count; i++) joiner->summary->tokens += joiner->length[i];
-    return h5_append_float(rows->latents, count, joiner->latents, fault) &&
-           h5_append_float(rows->text_states, count, joiner->states, fault) &&
-           h5_append_int32(rows->text_length, count, joiner->length, fault) &&
-           h5_append_float(rows->embedding, count, joiner->embedding, fault);
+    const struct data_column *shard = joiner->shard[split], *column = joiner->column[split];
+    const int32_t *length = joiner->rows[DATA_LENGTH];
+    bool ok = true;
+    for (int c = 0; ok && c < DATA_COLUMNS; c++)
+        if (shard[c].name)
+            ok = data_column_read(&shard[c], reader, split, first, count, joiner->rows[c], fault);
+    if (!ok) return false;
+    if (shard[DATA_PIXELS].name) encode_pictures(joiner, split, count);
+    for (int64_t i = 0; i < count; i++) joiner->summary->tokens += length[i];
+    for (int c = 0; ok && c < DATA_COLUMNS; c++)
+        if (column[c].name)
+            ok =
+                data_column_append(&column[c], joiner->split[split].column[c], count, joiner->rows[c], fault);
+    return ok;
 }
 
 static bool copy_texts(struct joiner *joiner, struct h5_reader *reader, int split, int64_t rows,
@@ -244,7 +181,7 @@ static bool copy_shard(struct joiner *joiner, struct h5_reader *reader, struct f
 {
     for (int split = 0; split < SPLITS; split++) {
         int64_t rows;
-        if (!describe_split(&joiner->layout, reader, split, &rows, fault)) return false;
+        if (!describe_split(joiner, reader, split, &rows, fault)) return false;
         if (rows == 0) continue; // the whole split may be empty, and then is not in the file
         for (int64_t first = 0; first < rows; first += BLOCK) {
             int64_t count = rows - first < BLOCK ? rows - first : BLOCK;
@@ -260,13 +197,18 @@ static bool copy_shard(struct joiner *joiner, struct h5_reader *reader, struct f
 /* What guidance and prompt dropout put in the place of a prompt. */
 static bool write_empty_prompt(struct joiner *joiner, struct fault *fault)
 {
-    const struct layout *layout = &joiner->layout;
-    sentence_encoder_encode(joiner->maker->encoder, 1, (const char *const[]){""}, joiner->length,
-                            joiner->states, joiner->embedding);
-    return h5_write_half(joiner->file, "empty/text_states", 2, (int64_t[]){layout->tokens, layout->width},
-                         joiner->states, fault) &&
-           h5_write_int32(joiner->file, "empty/text_length", 0, NULL, joiner->length, fault) &&
-           h5_write_float(joiner->file, "empty/embedding", 1, &layout->width, joiner->embedding, fault);
+    struct prompt_encoder *encoder = joiner->maker->encoder;
+    const char *const text = "";
+    const int64_t states[] = {encoder->tokens, encoder->text_width}, z = encoder->embedding_width;
+    int32_t *ids = joiner->rows[DATA_IDS];
+    prompt_encoder_encode(encoder, 1, &text, joiner->rows[DATA_LENGTH], joiner->rows[DATA_STATES],
+                          joiner->rows[DATA_EMBEDDING]);
+    if (ids) text_encoder_tokenize(&encoder->text, 1, &text, ids, NULL);
+    return (ids ? h5_write_int32(joiner->file, "empty/text_ids", 1, states, ids, fault)
+                : h5_write_half(joiner->file, "empty/text_states", 2, states, joiner->rows[DATA_STATES],
+                                fault)) &&
+           h5_write_int32(joiner->file, "empty/text_length", 0, NULL, joiner->rows[DATA_LENGTH], fault) &&
+           h5_write_float(joiner->file, "empty/embedding", 1, &z, joiner->rows[DATA_EMBEDDING], fault);
 }
 
 static bool for_each_shard(struct joiner *joiner,
@@ -290,10 +232,11 @@ static bool for_each_shard(struct joiner *joiner,
 static bool write_file(struct joiner *joiner, struct fault *fault)
 {
     struct join_summary *summary = joiner->summary;
-    // the token states and z come from one encoder
+    const struct shard_maker *maker = joiner->maker;
     struct lineage lineage = {.latent = summary->latent,
-                              .text_encoder = joiner->maker->encoder->states_id,
-                              .sentence_encoder = joiner->maker->encoder->id};
+                              .text_encoder = (char *)prompt_encoder_states_id(maker->encoder),
+                              .sentence_encoder = (char *)prompt_encoder_embedding_id(maker->encoder)};
+    if (maker->codec) memcpy(lineage.vae, maker->codec->vae->id, sizeof lineage.vae);
     for (int split = 0; split < SPLITS; split++)
         if (summary->items[split] > 0 && !create_split(joiner, split, fault)) return false;
     bool ok = for_each_shard(joiner, copy_shard, fault) && write_empty_prompt(joiner, fault) &&
@@ -306,34 +249,47 @@ static bool write_file(struct joiner *joiner, struct fault *fault)
 static bool finish_file(struct joiner *joiner, const char *source_id, struct fault *fault)
 {
     const struct shard_maker *maker = joiner->maker;
-    const struct h5_parent parents[] = {{"source", source_id}, {"sentence encoder", maker->encoder->id}};
+    struct h5_parent parents[4] = {{"source", source_id},
+                                   {"sentence encoder", prompt_encoder_embedding_id(maker->encoder)}};
+    int count = 2;
+    if (maker->encoder->has_text)
+        parents[count++] = (struct h5_parent){"text encoder", prompt_encoder_states_id(maker->encoder)};
+    if (maker->codec) parents[count++] = (struct h5_parent){"VAE", maker->codec->vae->id};
     struct h5_provenance provenance =
-        run_provenance(maker->run, &maker->cfg->run, maker->backend, maker->dtype, parents, 2);
+        run_provenance(maker->run, &maker->cfg->run, maker->backend, maker->dtype, parents, count);
     struct stat status;
     if (!h5_finish(joiner->file, &provenance, NULL, fault)) return false;
     if (stat(maker->cfg->data_file, &status) == 0) joiner->summary->bytes = status.st_size;
     return true;
 }
 
+/* BLOCK rows of all columns of shards and of the file; no split has more of an item than the training one. */
+static void make_rows(struct joiner *joiner)
+{
+    for (int c = 0; c < DATA_COLUMNS; c++) {
+        const struct data_column *shard = &joiner->shard[SPLIT_TRAIN][c],
+                                 *column = shard->name ? shard : &joiner->column[SPLIT_TRAIN][c];
+        if (column->name) joiner->rows[c] = check_malloc(BLOCK * data_column_bytes(column));
+    }
+}
+
 bool join_shards(const struct shard_maker *maker, struct join_summary *summary, struct fault *fault)
 {
     *summary = (struct join_summary){0};
-    struct joiner joiner = {
-        .maker = maker, .layout = make_layout(maker), .summary = summary, .source = sha256_new()};
-    const struct layout *layout = &joiner.layout;
-    int64_t crops = BLOCK * layout->crops[SPLIT_TRAIN]; // no split has more
-    joiner.pixels = check_malloc((size_t)(crops * layout->crop));
-    joiner.latents = check_malloc((size_t)(crops * layout->flips * layout->view) * sizeof(float));
-    joiner.states = check_malloc((size_t)(BLOCK * layout->states) * sizeof(float));
-    joiner.embedding = check_malloc((size_t)(BLOCK * layout->width) * sizeof(float));
-    joiner.length = check_malloc(BLOCK * sizeof(int32_t));
+    struct joiner joiner = {.maker = maker, .summary = summary, .source = sha256_new()};
+    for (int split = 0; split < SPLITS; split++) {
+        data_columns_of_shard(maker, split, joiner.shard[split]);
+        data_columns_of_file(maker, split, joiner.column[split]);
+    }
+    make_rows(&joiner);
 
     char source_id[SHA256_HEX_SIZE];
     bool ok = for_each_shard(&joiner, measure_shard, fault);
     sha256_finish(joiner.source, source_id);
     if (ok && summary->items[SPLIT_TRAIN] == 0)
         ok = fault_raise(fault, EXIT_CODE_INPUT, "%s: no picture is left to train with", maker->cfg->source);
-    summary->latent = latent_form_from_moments(maker->cfg->latent, &joiner.moments);
+    summary->latent =
+        maker->codec ? maker->codec->form : latent_form_from_moments(maker->cfg->latent, &joiner.moments);
     if (ok && (ok = h5_create(maker->cfg->data_file, FILE_DATA, &joiner.file, fault))) {
         ok = write_file(&joiner, fault);
         if (ok)
@@ -341,10 +297,6 @@ bool join_shards(const struct shard_maker *maker, struct join_summary *summary, 
         else
             h5_abandon(joiner.file);
     }
-    free(joiner.pixels);
-    free(joiner.latents);
-    free(joiner.states);
-    free(joiner.embedding);
-    free(joiner.length);
+    for (int c = 0; c < DATA_COLUMNS; c++) free(joiner.rows[c]);
     return ok;
 }

@@ -121,8 +121,12 @@ static const struct key keys[] = {
      "apply the Normalize module that the encoder's folder may have to its sentence embeddings", {PREPARE(normalize_embedding), SAMPLE(normalize_embedding)}},
     {"data.image_size", KEY_INT, "256", "[8, 4096]", "pixels",
      "height and width that pictures are cropped and scaled to", {PREPARE(image_size)}},
-    {"data.latent", KEY_ENUM, "\"haar\"", "pixel, haar", NULL,
-     "what the UNet sees: the pixels, or their 2x2 Haar transform (a quarter of the positions)", {PREPARE(latent)}},
+    {"data.latent", KEY_ENUM, "\"haar\"", "pixel, haar, vae", NULL,
+     "what the UNet sees: the pixels, their 2x2 Haar transform (a quarter of the positions), or latents of the VAE of data.pipeline, in tiles where the picture is larger than its sample_size", {PREPARE(latent)}},
+    {"data.pipeline", KEY_PATH, "\"\"", NULL, NULL,
+     "folder of a published diffusers model whose text encoder and VAE prepare encodes with; the other phases need it where data.h5 has token ids", {PREPARE(pipeline), PRETRAIN(pipeline), PRUNE(pipeline), FINETUNE(pipeline), EVALUATE(pipeline)}},
+    {"data.text_states", KEY_ENUM, "\"stored\"", "stored, computed", NULL,
+     "token states: stored in data.h5, or computed while training from token ids that are stored, with the text encoder of data.pipeline", {PREPARE(text_states)}},
     {"data.flips", KEY_BOOL, "true", NULL, NULL,
      "store the mirrored pictures too", {PREPARE(flips)}},
     {"data.crops", KEY_INT, "0", "[0, 64]", NULL,
@@ -882,9 +886,17 @@ static bool prepare_rules(const struct deck *deck, const struct prepare_cfg *cfg
                                                                 : NULL;
     if (!*cfg->validation_source && idle)
         return rule_broken(deck, idle, fault, "%s is set, data.validation_source is not", idle);
-    if (cfg->latent != LATENT_HAAR || cfg->image_size % 2 == 0) return true;
+    if (!*cfg->pipeline && (cfg->latent == LATENT_VAE || cfg->text_states == TEXT_STATES_COMPUTED)) {
+        bool latent = cfg->latent == LATENT_VAE;
+        return rule_broken(deck, latent ? "data.latent" : "data.text_states", fault,
+                           "%s needs a published model, and data.pipeline is empty: name its folder",
+                           latent ? "data.latent = \"vae\"" : "data.text_states = \"computed\"");
+    }
+    int patch = latent_patch(cfg->latent);
+    if (cfg->image_size % patch == 0) return true;
     return rule_broken(deck, "data.image_size", fault,
-                       "data.image_size is %lld, must be even for Haar latents", (long long)cfg->image_size);
+                       "data.image_size is %lld, must be a multiple of %d for %s latents",
+                       (long long)cfg->image_size, patch, latent_kind_name(cfg->latent));
 }
 
 static bool import_rules(const struct deck *deck, const struct import_cfg *cfg, struct fault *fault)

@@ -50,6 +50,7 @@ enum run_backend { RUN_BACKEND_CPU };
 enum lr_scale { LR_SCALE_SQRT_BATCH, LR_SCALE_NONE };
 enum evaluate_split { EVALUATE_VALIDATION, EVALUATE_TRAIN };
 enum expert_source { EXPERTS_FINETUNED, EXPERTS_SLICED };
+enum text_states { TEXT_STATES_STORED, TEXT_STATES_COMPUTED };
 enum import_weights { IMPORT_AUTO, IMPORT_FP32, IMPORT_HALF };
 enum pretrain_model { PRETRAIN_UNET, PRETRAIN_CLIP };
 enum codes_init { CODES_INIT_ORTHOGONAL, CODES_INIT_KMEANS };
@@ -85,7 +86,9 @@ struct prepare_cfg {
     char *sentence_encoder;   /* folder of a sentence-transformers model */
     bool normalize_embedding; /* apply its Normalize module, if it has one */
     int64_t image_size;       /* pixels a side */
+    char *pipeline;           /* folder of a diffusers model: its text encoder, tokenizer and VAE; "": none */
     enum latent_kind latent;
+    enum text_states text_states;
     bool flips; /* store the mirrored pictures too */
     double validation_fraction;
     int64_t max_tokens; /* of a caption's token states */
@@ -111,6 +114,7 @@ struct import_cfg {
 struct pretrain_cfg {
     struct run_cfg run;
     char *data_file; /* read */
+    char *pipeline;  /* read, if the data file has token ids: its text encoder */
     enum pretrain_model model;
     char *teacher_file, *clip_file; /* the model's is written */
     char *unet;                     /* a diffusers config.json; "": model is not unet */
@@ -136,6 +140,7 @@ struct pretrain_cfg {
 struct prune_cfg {
     struct run_cfg run;
     char *data_file, *teacher_file; /* read */
+    char *pipeline;                 /* read, if the data file has token ids: its text encoder */
     char *router_file;              /* written */
     enum prune_method method;
     int64_t warmup_steps, steps; /* `steps` come after the warm-up */
@@ -179,10 +184,11 @@ struct assign_cfg {
 struct finetune_cfg {
     struct run_cfg run;
     char *data_file, *teacher_file, *router_file, *assignment_file; /* read */
-    char *expert_file;                                              /* written: prefix of their names */
-    int64_t expert;                                                 /* the one to train, -1: all */
-    int64_t steps;                                                  /* of each expert */
-    double epochs; /* > 0: passes over each expert's prompts, instead of steps */
+    char *pipeline;    /* read, if the data file has token ids: its text encoder */
+    char *expert_file; /* written: prefix of their names */
+    int64_t expert;    /* the one to train, -1: all */
+    int64_t steps;     /* of each expert */
+    double epochs;     /* > 0: passes over each expert's prompts, instead of steps */
     int64_t batch, micro_batch;
     struct optimiser_config optimiser; /* its learning rate before lr_scale */
     enum lr_scale lr_scale;
@@ -223,6 +229,7 @@ struct sample_cfg {
 struct evaluate_cfg {
     struct run_cfg run;
     char *data_file, *teacher_file, *router_file, *assignment_file, *samples_file, *clip_file; /* read */
+    char *pipeline;             /* read, if the data file has token ids: its text encoder */
     char *teacher_samples_file; /* read, if teacher_pictures */
     char *expert_file;          /* read: prefix of their names */
     char *cache_file;           /* read and written: prefix of their names */

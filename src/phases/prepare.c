@@ -1,6 +1,6 @@
 /* Phase prepare: pictures and captions into data.h5.
  *
- * 1. Open the sources and the sentence encoder. Every rank reads them for itself.
+ * 1. Open the sources, and the encoders of texts and pictures. Every rank reads them for itself.
  * 2. Find the shards that an earlier run has finished.
  * 3. Make the others, dealt to ranks, a round of one shard a rank at a time. After each round failures, the
  *    number of broken pictures and requests to stop are shared.
@@ -17,7 +17,10 @@
 
 #include "base/check.h"
 #include "io/folder.h"
+#include "models/pipeline_folder.h"
+#include "phases/data_columns.h"
 #include "phases/join.h"
+#include "phases/prepare_plan.h"
 #include "phases/shard.h"
 
 #include <stdio.h>
@@ -30,7 +33,8 @@ struct preparation {
     const struct prepare_cfg *cfg;
     struct index *source[SPLITS]; // owned, as the next two; the second: NULL without data.validation_source
     struct backend *backend;
-    struct sentence_encoder encoder;
+    struct prompt_encoder encoder;
+    struct latent_codec codec; // of kind vae, else zero
     struct shard_maker maker;
     int64_t *missing, missing_count; // shards to be made; owned
     int64_t skipped;                 // broken pictures of all finished shards
@@ -48,6 +52,40 @@ static bool open_source(const struct prepare_cfg *cfg, const char *path, struct 
     return index_count(*source) > 0 || fault_raise(fault, EXIT_CODE_INPUT, "%s names no picture", path);
 }
 
+static bool open_encoders(struct preparation *preparation, enum dtype dtype, struct fault *fault)
+{
+    const struct prepare_cfg *cfg = preparation->cfg;
+    struct prompt_encoder_options options = {.sentence_encoder = cfg->sentence_encoder,
+                                             .pipeline = cfg->pipeline,
+                                             .batch = (int)cfg->text_batch,
+                                             .tokens = (int)cfg->max_tokens,
+                                             .normalize = cfg->normalize_embedding, // METHOD section 3a
+                                             .dtype = dtype};
+    if ((*cfg->pipeline && !pipeline_check_index(cfg->pipeline, fault)) ||
+        !prompt_encoder_open(&preparation->encoder, preparation->backend, options, fault))
+        return false;
+    if (cfg->latent != LATENT_VAE) return true;
+    char *folder = check_format("%s/vae", cfg->pipeline);
+    bool ok = latent_codec_open_vae(&preparation->codec, preparation->backend, folder, dtype, true, fault);
+    free(folder);
+    return ok;
+}
+
+/* Under --check the plan backend holds no weights, whose ids tell which shards can be used. */
+static bool find_ids(struct preparation *preparation, struct fault *fault)
+{
+    const struct prepare_cfg *cfg = preparation->cfg;
+    if (!preparation->run->check_only) return true;
+    if (preparation->encoder.has_text &&
+        !text_encoder_identify(cfg->pipeline, preparation->encoder.text.id, fault))
+        return false;
+    if (!preparation->codec.vae) return true;
+    char *folder = check_format("%s/vae", cfg->pipeline);
+    bool ok = vae_identify(folder, preparation->codec.vae->id, fault);
+    free(folder);
+    return ok;
+}
+
 static bool open_inputs(struct preparation *preparation, struct fault *fault)
 {
     const struct prepare_cfg *cfg = preparation->cfg;
@@ -57,18 +95,15 @@ static bool open_inputs(struct preparation *preparation, struct fault *fault)
     if (*cfg->validation_source &&
         !open_source(cfg, cfg->validation_source, cfg->validation_choice, &source[SPLIT_VALIDATION], fault))
         return false;
-    if (!run_open_backend(preparation->run, &cfg->run, &preparation->backend, &dtype, fault)) return false;
-    struct sentence_encoder_options options = {.batch = (int)cfg->text_batch,
-                                               .tokens = (int)cfg->max_tokens,
-                                               .normalize = cfg->normalize_embedding, // METHOD section 3a
-                                               .dtype = dtype};
-    if (!sentence_encoder_open(&preparation->encoder, preparation->backend, cfg->sentence_encoder, options,
-                               fault))
+    if (!run_open_backend(preparation->run, &cfg->run, &preparation->backend, &dtype, fault) ||
+        !open_encoders(preparation, dtype, fault) || !find_ids(preparation, fault))
         return false;
     preparation->maker = (struct shard_maker){.run = preparation->run,
                                               .cfg = cfg,
                                               .source = {source[SPLIT_TRAIN], source[SPLIT_VALIDATION]},
                                               .encoder = &preparation->encoder,
+                                              .codec = preparation->codec.vae ? &preparation->codec : NULL,
+                                              .flips = cfg->flips ? 2 : 1,
                                               .backend = preparation->backend,
                                               .dtype = dtype};
     return true;
@@ -208,11 +243,12 @@ static void report(const struct preparation *preparation, const struct join_summ
         log_warning(log, "no caption fell into the validation split (data.validation_fraction)");
     if (*cfg->validation_source && summary->items[SPLIT_VALIDATION] == 0)
         log_warning(log, "no picture of %s is left to validate with", cfg->validation_source);
-    log_info(log, "captions of %.1f tokens on average; %lld were longer than %lld and cut",
-             (double)summary->tokens / (double)items, (long long)summary->cut, (long long)cfg->max_tokens);
+    log_info(log, "captions of %.1f tokens on average; %lld were longer than %d and cut",
+             (double)summary->tokens / (double)items, (long long)summary->cut, preparation->encoder.tokens);
     log_info(log, "%s latents [%d, %d, %d], %s", latent_kind_name(cfg->latent), channels, side, side,
              cfg->flips ? "plain and mirrored" : "plain");
     if (cfg->crops > 0) log_info(log, "%lld random crops of a picture to train with", (long long)cfg->crops);
+    if (cfg->latent == LATENT_VAE) log_info(log, "  scaled by %g", summary->latent.scale[0]);
     for (int band = 0; cfg->latent == LATENT_HAAR && band < 4; band++) {
         const double *scale = summary->latent.scale + 3 * band;
         log_info(log, "  band %d scaled by %.4f %.4f %.4f (red, green, blue)", band, scale[0], scale[1],
@@ -233,53 +269,7 @@ static bool join(struct preparation *preparation, struct fault *fault)
     return comm_agree(run->comm, fault);
 }
 
-// ---- --check
-
-/* Samples, and crops of all their pictures: as many as are expected where captions are held out by chance. */
-static void plan_items(const struct preparation *preparation, double *items, double *crops)
-{
-    const struct prepare_cfg *cfg = preparation->cfg;
-    double train = (double)index_count(preparation->source[SPLIT_TRAIN]), validation;
-    if (preparation->source[SPLIT_VALIDATION]) {
-        validation = (double)index_count(preparation->source[SPLIT_VALIDATION]);
-    } else {
-        validation = train * cfg->validation_fraction;
-        train -= validation;
-    }
-    *items = train + validation;
-    *crops = train * (double)shard_crops(cfg, SPLIT_TRAIN) +
-             validation * (double)shard_crops(cfg, SPLIT_VALIDATION);
-}
-
-static void report_check(const struct preparation *preparation)
-{
-    const struct prepare_cfg *cfg = preparation->cfg;
-    const struct sentence_encoder *encoder = &preparation->encoder;
-    const struct log *log = preparation->run->log;
-    double pixels = (double)(cfg->image_size * cfg->image_size) * 3; // as many as a latent has elements
-    double text = 2.0 * encoder->tokens * encoder->channels + 4.0 * encoder->channels + 4;
-    double items, crops, flips = cfg->flips ? 2 : 1;
-    plan_items(preparation, &items, &crops);
-    for (int split = 0; split < SPLITS; split++) {
-        const struct index *source = preparation->source[split];
-        if (source)
-            log_info(log, "%s: %lld captions of %lld pictures%s",
-                     split == SPLIT_TRAIN ? cfg->source : cfg->validation_source,
-                     (long long)index_count(source), (long long)index_pictures(source),
-                     split == SPLIT_TRAIN ? "" : ", to validate with");
-    }
-    log_info(log, "%.0f pictures, %lld shards of at most %lld, %lld of them to be made", items,
-             (long long)shard_count(&preparation->maker), (long long)cfg->shard_size,
-             (long long)preparation->missing_count);
-    log_info(log, "%s: %d tokens of %d numbers a caption", cfg->sentence_encoder, encoder->tokens,
-             encoder->channels);
-    log_info(log, "disk needed, without the texts: %.1f MiB of %s, and %.1f MiB of shards until it is done",
-             (crops * flips * 2 * pixels + items * text) / 0x1p20, cfg->data_file,
-             (crops * pixels + items * text) / 0x1p20);
-    log_info(log, "planned memory a rank: %.1f MiB of the encoder, %.1f MiB of a batch",
-             (double)backend_bytes(preparation->backend) / 0x1p20,
-             (double)cfg->text_batch * ((double)shard_crops(cfg, SPLIT_TRAIN) * pixels + 2 * text) / 0x1p20);
-}
+// ---- all of it
 
 static bool prepare(struct preparation *preparation, struct fault *fault)
 {
@@ -288,7 +278,7 @@ static bool prepare(struct preparation *preparation, struct fault *fault)
     if (!comm_agree(run->comm, fault)) return false;
     find_missing(preparation); // 2
     if (run->check_only) {
-        report_check(preparation);
+        prepare_report_plan(&preparation->maker, preparation->missing_count);
         return true;
     }
     if (!make_shards(preparation, fault)) return false;                       // 3
@@ -301,7 +291,8 @@ bool phase_prepare(struct run *run, const struct prepare_cfg *cfg, struct fault 
 {
     struct preparation preparation = {.run = run, .cfg = cfg};
     bool ok = prepare(&preparation, fault);
-    sentence_encoder_close(&preparation.encoder);
+    prompt_encoder_close(&preparation.encoder);
+    latent_codec_close(&preparation.codec);
     if (preparation.backend) backend_close(preparation.backend);
     for (int split = 0; split < SPLITS; split++) index_close(preparation.source[split]);
     free(preparation.missing);

@@ -12,6 +12,7 @@
 #include "io/text_file.h"
 #include "models/initialise.h"
 #include "models/weights.h"
+#include "phases/data_text.h"
 #include "phases/lineage.h"
 #include "phases/pretrain_clip.h"
 #include "phases/restart.h"
@@ -46,6 +47,7 @@ struct pretraining {
     enum dtype dtype;
     struct unet *unet;
     struct tape *tape;
+    struct text_encoder text; // of token ids; zero: the data have states
     struct dataset *dataset;
     struct sample_order order;
     struct noise_schedule schedule;
@@ -94,7 +96,9 @@ static bool open_inputs(struct pretraining *training, struct unet_config *config
     return text_file_read(cfg->unet, MAX_CONFIG_BYTES, &training->config_text, fault) &&
            unet_config_parse(config, training->config_text, cfg->unet, UNET_FF_ENTRIES, fault) &&
            lineage_open(cfg->data_file, FILE_DATA, &training->lineage, fault) &&
-           dataset_open(cfg->data_file, "train", &training->dataset, fault) &&
+           data_text_open(training->run, cfg->data_file, cfg->pipeline, training->backend, training->dtype,
+                          &training->text, fault) &&
+           dataset_open(cfg->data_file, "train", &training->text, &training->dataset, fault) &&
            check_fit(training, config, fault);
 }
 
@@ -146,7 +150,6 @@ static bool build(struct pretraining *training, const struct unet_config *config
 {
     const struct pretrain_cfg *cfg = training->cfg;
     const struct run *run = training->run;
-    if (!run_open_backend(run, &cfg->run, &training->backend, &training->dtype, fault)) return false;
     training->unet = unet_new(training->backend, config, (struct unet_shape){0});
     struct parameter_set *parameters = &training->unet->parameters;
     parameter_set_allocate(parameters, true);
@@ -351,6 +354,7 @@ static void release(struct pretraining *training)
     sample_sheet_delete(training->sheet);
     noised_batch_clear(&training->noised);
     dataset_close(training->dataset);
+    text_encoder_close(&training->text);
     if (training->backend) backend_close(training->backend);
     lineage_clear(&training->lineage);
     lineage_clear(&training->initial);
@@ -366,7 +370,8 @@ static bool train(struct pretraining *training, struct fault *fault)
     const struct run *run = training->run;
     const struct pretrain_cfg *cfg = training->cfg;
     struct unet_config config;
-    open_inputs(training, &config, fault); // 1
+    if (run_open_backend(run, &cfg->run, &training->backend, &training->dtype, fault))
+        open_inputs(training, &config, fault); // 1
     if (!comm_agree(run->comm, fault)) return false;
     if (!build(training, &config, fault)) return false; // 2
     describe_training(training);
@@ -374,7 +379,8 @@ static bool train(struct pretraining *training, struct fault *fault)
     struct sample_sheet_settings sheet = {.prompts = cfg->sample_prompts,
                                           .steps = (int)cfg->sample_steps,
                                           .guidance = cfg->sample_guidance,
-                                          .seed = (uint64_t)cfg->run.seed};
+                                          .seed = (uint64_t)cfg->run.seed,
+                                          .text_encoder = &training->text};
     sample_sheet_open(cfg->data_file, &training->lineage.latent, &sheet, &training->sheet, fault);
     if (!comm_agree(run->comm, fault)) return false;
     if (run->check_only) {

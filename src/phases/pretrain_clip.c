@@ -109,7 +109,7 @@ static bool open_validation(struct clip_training *training, struct fault *fault)
     bool held_out = h5_exists(reader, "validation");
     h5_close(reader);
     if (!held_out) return true;
-    if (!dataset_open(path, "validation", &training->validation, fault)) return false;
+    if (!dataset_open(path, "validation", NULL, &training->validation, fault)) return false;
     const struct dataset_info *here = dataset_info(training->dataset),
                               *there = dataset_info(training->validation);
     return (here->embedding_width == there->embedding_width && here->channels == there->channels &&
@@ -124,7 +124,7 @@ static bool open_inputs(struct clip_training *training, struct clip_vision_confi
     return text_file_read(cfg->clip_vision, MAX_CONFIG_BYTES, &training->config_text, fault) &&
            clip_vision_config_parse(config, training->config_text, cfg->clip_vision, fault) &&
            lineage_open(cfg->data_file, FILE_DATA, &training->lineage, fault) &&
-           dataset_open(cfg->data_file, "train", &training->dataset, fault) &&
+           dataset_open(cfg->data_file, "train", NULL, &training->dataset, fault) &&
            open_validation(training, fault) && check_fit(training, config, fault);
 }
 

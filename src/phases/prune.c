@@ -13,6 +13,7 @@
 #include "phases/prune.h"
 
 #include "base/check.h"
+#include "phases/data_text.h"
 #include "phases/provenance.h"
 #include "phases/prune_mask.h"
 #include "phases/restart.h"
@@ -59,6 +60,7 @@ struct pruning {
     struct backend *backend;
     enum dtype dtype;
     struct teacher teacher;
+    struct text_encoder text; // of token ids; zero: the data have states
     struct dataset *dataset;
     const struct dataset_info *info; // the data set's
     struct sample_order order;
@@ -122,7 +124,10 @@ static bool open_inputs(struct pruning *pruning, struct fault *fault)
 {
     const struct prune_cfg *cfg = pruning->cfg;
     struct teacher_gates gates = {(int)cfg->ff_entries, cfg->depth_gates};
-    if (!dataset_open(cfg->data_file, "train", &pruning->dataset, fault)) return false;
+    if (!data_text_open(pruning->run, cfg->data_file, cfg->pipeline, pruning->backend, pruning->dtype,
+                        &pruning->text, fault) ||
+        !dataset_open(cfg->data_file, "train", &pruning->text, &pruning->dataset, fault))
+        return false;
     pruning->info = dataset_info(pruning->dataset);
     bool ok = prune_learns(cfg->method)
                   ? teacher_read(cfg->teacher_file, pruning->backend, pruning->dtype, gates, true,
@@ -648,6 +653,7 @@ static void release(struct pruning *pruning)
     tape_delete(pruning->tape);
     teacher_clear(&pruning->teacher);
     dataset_close(pruning->dataset);
+    text_encoder_close(&pruning->text);
     backend_close(pruning->backend);
     void *arrays[] = {pruning->counts,       pruning->z,         pruning->z_mine,
                       pruning->z_all,        pruning->gates,     pruning->gradient_mine,

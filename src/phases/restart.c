@@ -7,8 +7,8 @@
 #include <unistd.h>
 
 /* Settings that change no result, in any phase. */
-static const char *const always_free[] = {
-    "run.folder", "run.log", "run.wall_clock_limit", "files.", "phase", "comm.bucket_mib", NULL};
+static const char *const always_free[] = {"run.folder", "run.log",         "run.wall_clock_limit", "files.",
+                                          "phase",      "comm.bucket_mib", "data.pipeline",        NULL};
 
 bool restart_is_there(const struct comm *comm, const char *path)
 {

@@ -144,7 +144,7 @@ static bool read_split(struct prompt_reader *reader, struct sample_prompts *prom
     if (!h5_exists(reader->data, name))
         return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s is missing: it has no split %s", cfg->data_file,
                            name, cfg->split);
-    if (!dataset_open(cfg->data_file, cfg->split, &reader->dataset, fault)) return false;
+    if (!dataset_open(cfg->data_file, cfg->split, NULL, &reader->dataset, fault)) return false;
     const struct dataset_info *info = dataset_info(reader->dataset);
     int64_t rows = cfg->limit > 0 && cfg->limit < info->items ? cfg->limit : info->items;
     if (!read_column(reader->data, cfg->split, "caption", rows, &prompts->text, fault) ||
@@ -168,11 +168,8 @@ static bool read_split(struct prompt_reader *reader, struct sample_prompts *prom
  * picture. */
 static bool round_states(float *states, int64_t count, struct fault *fault)
 {
-    uint16_t *half = check_malloc((size_t)count * sizeof *half);
-    bool fits = half_from_float(states, count, half) < 0;
-    if (fits) half_to_float(half, count, states);
-    free(half);
-    return fits || fault_raise(fault, EXIT_CODE_INPUT, "a token state does not fit into IEEE half");
+    return half_round(states, count) < 0 ||
+           fault_raise(fault, EXIT_CODE_INPUT, "a token state does not fit into IEEE half");
 }
 
 /* Texts to states [count, T, D] and mask [count, T]. */

@@ -64,7 +64,7 @@ static bool read_split(struct sample_sheet *sheet, const char *data_file, const 
     bool has;
     if (!has_split(data_file, split, &has, fault)) return false;
     if (!has) return true;
-    if (!dataset_open(data_file, split, &dataset, fault)) return false;
+    if (!dataset_open(data_file, split, sheet->settings.text_encoder, &dataset, fault)) return false;
     sheet->info = *dataset_info(dataset);
     const struct dataset_info *info = &sheet->info;
     size_t latent = (size_t)(info->height * info->width * info->channels),

@@ -5,6 +5,7 @@
 
 #include "diffusion/guided_sampling.h"
 #include "diffusion/latent.h"
+#include "models/text_encoder.h"
 #include "phases/keys.h"
 
 struct sample_sheet_settings {
@@ -12,6 +13,7 @@ struct sample_sheet_settings {
     int steps;
     double guidance;
     uint64_t seed;
+    struct text_encoder *text_encoder; /* as of dataset_open; borrowed */
 };
 
 struct sample_sheet;

@@ -4,6 +4,8 @@
 #include "base/check.h"
 #include "base/random.h"
 #include "io/image_resample.h"
+#include "phases/data_columns.h"
+#include "phases/latent_views.h"
 #include "phases/provenance.h"
 #include "phases/restart.h"
 
@@ -88,15 +90,27 @@ static void hash_texts(struct sha256 *hash, const struct index_item *item)
     for (int i = 0; i < ITEM_TEXTS; i++) sha256_add(hash, text[i], strlen(text[i]) + 1);
 }
 
-/* Of the encoder, the texts, and which pictures they go with: broken ones that were repaired, or others under
- * the same names, make another shard. */
+/* Of all that encodes; of a VAE the number of flips too, which other shards do not depend on. */
+static void hash_encoders(const struct shard_maker *maker, struct sha256 *hash)
+{
+    const struct latent_codec *codec = maker->codec;
+    char *text =
+        check_format("embedding %s states %s vae %s flips %d", prompt_encoder_embedding_id(maker->encoder),
+                     prompt_encoder_states_id(maker->encoder), codec ? codec->vae->id : "none",
+                     codec ? (int)maker->flips : 0);
+    sha256_add(hash, text, strlen(text) + 1);
+    free(text);
+}
+
+/* Of the encoders, the texts, and which pictures they go with: broken ones that were repaired, or others
+ * under the same names, make another shard. */
 static bool inputs_id(const struct shard_maker *maker, int64_t number, char id[SHA256_HEX_SIZE],
                       struct fault *fault)
 {
     int64_t first, count;
     shard_items(maker, number, &first, &count);
     struct sha256 *hash = sha256_new();
-    sha256_add(hash, maker->encoder->id, strlen(maker->encoder->id) + 1);
+    hash_encoders(maker, hash);
     bool ok = true;
     for (int64_t i = first; ok && i < first + count; i++) {
         struct index_item item;
@@ -181,48 +195,60 @@ struct sample {
     bool cut; // its caption has more tokens than are kept
 };
 
-/* Arrays of a batch: [batch] samples, and the same of those with a good picture, in their order. */
+/* Arrays of a batch: [batch] samples, and the same of those with a good picture, in their order. A row has
+ * room for what the training split has, of which no other split has more. */
 struct batch_memory {
     int64_t capacity;
-    struct sample *sample; // [batch]
-    uint8_t *pixels;       // [batch, V, H, W, 3]: as many crops as a picture of any split has
-    const char **caption;  // [batch], borrowed from the samples
-    int32_t *length;       // [batch]
-    float *states;         // [batch, T, D]
-    float *embedding;      // [batch, D]
-    int32_t *ids;          // [T + 1]
+    struct sample *sample;    // [batch]
+    int *good;                // [batch] which of them have a good picture
+    uint8_t *pixels;          // [batch, crops, H, W, 3], rows[DATA_PIXELS]
+    const char **caption;     // [batch], borrowed from the samples
+    void *rows[DATA_COLUMNS]; // [batch] of pixels and each column that the shard has; owned
+    int32_t *sentence;        // [tokens of the sentence encoder + 1]
+    int32_t *tokens;          // [T] of the text encoder
 };
 
-static size_t picture_bytes(const struct prepare_cfg *cfg, int split)
+/* Of one crop. */
+static int64_t crop_bytes(const struct prepare_cfg *cfg)
 {
-    return (size_t)(shard_crops(cfg, split) * cfg->image_size * cfg->image_size) * 3;
+    return cfg->image_size * cfg->image_size * 3;
 }
 
-static struct batch_memory batch_new(const struct shard_maker *maker)
+/* Of a row of pixels. */
+static int64_t picture_bytes(const struct prepare_cfg *cfg)
+{
+    return shard_crops(cfg, SPLIT_TRAIN) * crop_bytes(cfg);
+}
+
+static struct batch_memory batch_new(const struct shard_maker *maker,
+                                     const struct data_column column[DATA_COLUMNS])
 {
     size_t batch = (size_t)maker->cfg->text_batch;
-    size_t tokens = (size_t)maker->encoder->tokens, channels = (size_t)maker->encoder->channels;
-    return (struct batch_memory){
+    uint8_t *pixels = check_malloc(batch * (size_t)picture_bytes(maker->cfg));
+    struct batch_memory memory = {
         .capacity = maker->cfg->text_batch,
         .sample = check_calloc(batch, sizeof(struct sample)),
-        .pixels = check_malloc(batch * picture_bytes(maker->cfg, SPLIT_TRAIN)),
+        .good = check_calloc(batch, sizeof(int)),
+        .pixels = pixels,
+        .rows = {[DATA_PIXELS] = pixels},
         .caption = check_malloc(batch * sizeof(char *)),
-        .length = check_malloc(batch * sizeof(int32_t)),
-        .states = check_malloc(batch * tokens * channels * sizeof(float)),
-        .embedding = check_malloc(batch * channels * sizeof(float)),
-        .ids = check_malloc((tokens + 1) * sizeof(int32_t)),
+        .sentence = check_malloc(((size_t)maker->encoder->sentence.tokens + 1) * sizeof(int32_t)),
+        .tokens = check_malloc((size_t)maker->encoder->tokens * sizeof(int32_t)),
     };
+    for (int c = 0; c < DATA_COLUMNS; c++)
+        if (column[c].name && c != DATA_PIXELS)
+            memory.rows[c] = check_malloc(batch * data_column_bytes(&column[c]));
+    return memory;
 }
 
 static void batch_free(struct batch_memory *batch)
 {
     free(batch->sample);
-    free(batch->pixels);
+    free(batch->good);
     free(batch->caption);
-    free(batch->length);
-    free(batch->states);
-    free(batch->embedding);
-    free(batch->ids);
+    free(batch->sentence);
+    free(batch->tokens);
+    for (int c = 0; c < DATA_COLUMNS; c++) free(batch->rows[c]);
 }
 
 /* The split of a caption. Of one source, a function of the seed and of the tokens that the models see of it,
@@ -230,8 +256,9 @@ static void batch_free(struct batch_memory *batch)
 static void choose_split(const struct shard_maker *maker, struct sample *sample, int32_t *ids)
 {
     const char *caption = sample->item.caption;
-    int tokens = maker->encoder->tokens;
-    int count = wordpiece_encode(maker->encoder->tokenizer, caption, strlen(caption), tokens + 1, ids);
+    const struct sentence_encoder *encoder = &maker->encoder->sentence;
+    int tokens = encoder->tokens;
+    int count = wordpiece_encode(encoder->tokenizer, caption, strlen(caption), tokens + 1, ids);
     sample->cut = count > tokens;
     int seen = sample->cut ? tokens - 1 : count - 1; // without [SEP]
     struct random_key key = {(uint64_t)maker->cfg->run.seed, RANDOM_SPLIT, 0,
@@ -241,20 +268,28 @@ static void choose_split(const struct shard_maker *maker, struct sample *sample,
     sample->split = held_out ? SPLIT_VALIDATION : SPLIT_TRAIN;
 }
 
-/* The crops of an item's picture as [V, H, W, 3]. `number`: of the item. */
+/* Whether the text encoder, if there is one, leaves out tokens of a caption. */
+static void find_cut(const struct shard_maker *maker, struct sample *sample, int32_t *ids)
+{
+    int64_t cut;
+    if (!maker->encoder->has_text) return; // the states are the sentence encoder's
+    text_encoder_tokenize(&maker->encoder->text, 1, (const char *const *)&sample->item.caption, ids, &cut);
+    sample->cut = cut > 0;
+}
+
+/* The crops of an item's picture as [crops, H, W, 3]. `number`: of the item. */
 static bool decode_picture(const struct prepare_cfg *cfg, const struct sample *sample, int64_t number,
                            const uint8_t *data, size_t bytes, uint8_t *pixels, struct fault *fault)
 {
     struct image image = {0};
     if (!image_decode(data, bytes, sample->item.name, cfg->max_pixels, &image, fault)) return false;
     int size = (int)cfg->image_size;
-    size_t square_bytes = (size_t)size * (size_t)size * 3;
     const struct image_crop crop = {IMAGE_BILINEAR, size, size, IMAGE_MARGIN_EVEN};
     bool drawn = sample->split == SPLIT_TRAIN && cfg->crops > 0;
-    for (int64_t i = 0; i < shard_crops(cfg, sample->split); i++, pixels += square_bytes) {
+    for (int64_t i = 0; i < shard_crops(cfg, sample->split); i++, pixels += crop_bytes(cfg)) {
         struct random_key key = {(uint64_t)cfg->run.seed, RANDOM_CROP, (uint64_t)i, (uint64_t)number};
         struct image square = drawn ? image_random_crop(&image, crop, key) : image_resize_crop(&image, crop);
-        memcpy(pixels, square.rgb, square_bytes);
+        memcpy(pixels, square.rgb, (size_t)crop_bytes(cfg));
         image_free(&square);
     }
     image_free(&image);
@@ -280,16 +315,16 @@ static bool read_batch(const struct shard_maker *maker, int64_t first, int64_t c
         hash_texts(hash, &sample->item);
         if (index_image(source, there, &encoded[read].data, &encoded[read].bytes, &sample->fault))
             sha256_add(hash, encoded[read].data, encoded[read].bytes);
-        choose_split(maker, sample, batch->ids);
+        choose_split(maker, sample, batch->sentence);
+        find_cut(maker, sample, batch->tokens);
     }
     bool ok = read == count;
-    size_t size = picture_bytes(maker->cfg, SPLIT_TRAIN);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < read; i++) {
         struct sample *sample = &batch->sample[i];
         if (ok && !sample->fault.code)
             decode_picture(maker->cfg, sample, first + i, encoded[i].data, encoded[i].bytes,
-                           batch->pixels + (size_t)i * size, &sample->fault);
+                           batch->pixels + i * picture_bytes(maker->cfg), &sample->fault);
         free(encoded[i].data);
     }
     free(encoded);
@@ -301,52 +336,82 @@ static bool read_batch(const struct shard_maker *maker, int64_t first, int64_t c
 // ---- the shard's file
 
 struct split_rows {
-    struct h5_rows *pixels, *text_states, *text_length, *embedding;
+    struct h5_rows *column[DATA_COLUMNS];
     struct text_list text[ITEM_TEXTS];
 };
 
 struct shard_writer {
     const struct shard_maker *maker;
     struct h5_writer *file;
+    struct data_column column[SPLITS][DATA_COLUMNS];
     struct split_rows split[SPLITS];
     struct text_list skipped[SKIPPED_TEXTS];
     int64_t cut;
 };
 
-static bool create_rows(struct shard_writer *writer, int split, struct fault *fault)
+/* Collects the captions and pixels of a batch's good pictures; returns how many they are. */
+static int collect_good(const struct shard_maker *maker, const struct batch_memory *batch, int64_t count)
 {
-    const struct shard_maker *maker = writer->maker;
-    struct split_rows *rows = &writer->split[split];
-    struct h5_writer *file = writer->file;
-    int64_t side = maker->cfg->image_size, tokens = maker->encoder->tokens,
-            channels = maker->encoder->channels;
-    char name[DATASET_NAME_SIZE];
-    return h5_rows_create(file, split_dataset(split, "pixels", name), H5_UINT8, 5,
-                          (int64_t[]){0, shard_crops(maker->cfg, split), side, side, 3}, 0, 0, &rows->pixels,
-                          fault) &&
-           h5_rows_create(file, split_dataset(split, "text_states", name), H5_FLOAT16, 3,
-                          (int64_t[]){0, tokens, channels}, 0, 0, &rows->text_states, fault) &&
-           h5_rows_create(file, split_dataset(split, "text_length", name), H5_INT32, 1, (int64_t[]){0}, 0, 0,
-                          &rows->text_length, fault) &&
-           h5_rows_create(file, split_dataset(split, "embedding", name), H5_FLOAT32, 2,
-                          (int64_t[]){0, channels}, 0, 0, &rows->embedding, fault);
+    int64_t picture = picture_bytes(maker->cfg);
+    int good = 0;
+    for (int i = 0; i < count; i++) {
+        if (batch->sample[i].fault.code) continue;
+        batch->good[good] = i;
+        batch->caption[good] = batch->sample[i].item.caption;
+        memmove(batch->pixels + good * picture, batch->pixels + i * picture, (size_t)picture);
+        good++;
+    }
+    return good;
 }
 
-/* Encodes the captions of a batch's good pictures and appends all that belongs to them. */
+static void encode_captions(const struct shard_maker *maker, const struct batch_memory *batch, int good)
+{
+    prompt_encoder_encode(maker->encoder, good, batch->caption, batch->rows[DATA_LENGTH],
+                          batch->rows[DATA_STATES], batch->rows[DATA_EMBEDDING]);
+    if (batch->rows[DATA_IDS])
+        text_encoder_tokenize(&maker->encoder->text, good, batch->caption, batch->rows[DATA_IDS], NULL);
+}
+
+/* Pictures to the latents of a VAE; else they stay as they are. */
+static void encode_pictures(const struct shard_writer *writer, const struct batch_memory *batch, int good)
+{
+    const struct shard_maker *maker = writer->maker;
+    if (!maker->codec) return;
+    int64_t row = writer->column[SPLIT_TRAIN][DATA_LATENTS].row;
+    float *mean = batch->rows[DATA_LATENTS], *deviation = batch->rows[DATA_DEVIATION];
+    for (int i = 0; i < good; i++)
+        latent_views_encode(maker->codec, (int)maker->cfg->image_size,
+                            (int)shard_crops(maker->cfg, batch->sample[batch->good[i]].split),
+                            (int)maker->flips, batch->pixels + i * picture_bytes(maker->cfg), mean + i * row,
+                            deviation + i * row);
+}
+
+static bool append_columns(const struct shard_writer *writer, const struct batch_memory *batch, int split,
+                           int64_t row, struct fault *fault)
+{
+    bool ok = true;
+    for (int c = 0; ok && c < DATA_COLUMNS; c++) {
+        const struct data_column *column = &writer->column[split][c];
+        size_t stride = data_column_bytes(&writer->column[SPLIT_TRAIN][c]);
+        if (column->name)
+            ok = data_column_append(column, writer->split[split].column[c], 1,
+                                    (const char *)batch->rows[c] + (size_t)row * stride, fault);
+    }
+    return ok;
+}
+
+/* Encodes a batch's good pictures and their captions and appends all that belongs to them. */
 static bool append_batch(struct shard_writer *writer, const struct batch_memory *batch, int64_t count,
                          struct fault *fault)
 {
     const struct shard_maker *maker = writer->maker;
-    size_t size = picture_bytes(maker->cfg, SPLIT_TRAIN);
-    int64_t channels = maker->encoder->channels, states = maker->encoder->tokens * channels;
-    int good = 0;
-    for (int64_t i = 0; i < count; i++)
-        if (!batch->sample[i].fault.code) batch->caption[good++] = batch->sample[i].item.caption;
+    int good = collect_good(maker, batch, count);
     timer_start(maker->run->timers, "encoder");
-    if (good > 0)
-        sentence_encoder_encode(maker->encoder, good, batch->caption, batch->length, batch->states,
-                                batch->embedding);
+    if (good > 0) encode_captions(maker, batch, good);
     timer_stop(maker->run->timers, "encoder");
+    timer_start(maker->run->timers, "latents");
+    encode_pictures(writer, batch, good);
+    timer_stop(maker->run->timers, "latents");
 
     timer_start(maker->run->timers, "write");
     bool ok = true;
@@ -357,16 +422,11 @@ static bool append_batch(struct shard_writer *writer, const struct batch_memory 
             text_list_add(&writer->skipped[SKIPPED_REASON], sample->fault.text);
             continue;
         }
-        struct split_rows *rows = &writer->split[sample->split];
         const char *text[ITEM_TEXTS];
         item_texts(&sample->item, text);
-        for (int t = 0; t < ITEM_TEXTS; t++) text_list_add(&rows->text[t], text[t]);
+        for (int t = 0; t < ITEM_TEXTS; t++) text_list_add(&writer->split[sample->split].text[t], text[t]);
         writer->cut += sample->cut;
-        ok = h5_append_uint8(rows->pixels, 1, batch->pixels + (size_t)i * size, fault) &&
-             h5_append_float(rows->text_states, 1, batch->states + row * states, fault) &&
-             h5_append_int32(rows->text_length, 1, batch->length + row, fault) &&
-             h5_append_float(rows->embedding, 1, batch->embedding + row * channels, fault);
-        row++;
+        ok = append_columns(writer, batch, sample->split, row++, fault);
     }
     timer_stop(maker->run->timers, "write");
     return ok;
@@ -377,7 +437,7 @@ static bool write_batches(struct shard_writer *writer, int64_t number, int64_t s
 {
     const struct shard_maker *maker = writer->maker;
     struct timers *timers = maker->run->timers;
-    struct batch_memory batch = batch_new(maker);
+    struct batch_memory batch = batch_new(maker, writer->column[SPLIT_TRAIN]);
     int64_t first, items;
     shard_items(maker, number, &first, &items);
     bool ok = true;
@@ -421,13 +481,16 @@ bool shard_write(const struct shard_maker *maker, int64_t number, int64_t skip_l
                  struct shard_progress progress, int64_t *skipped, struct fault *fault)
 {
     struct shard_writer writer = {.maker = maker};
+    for (int split = 0; split < SPLITS; split++) data_columns_of_shard(maker, split, writer.column[split]);
     char *path = shard_path(maker, number), id[SHA256_HEX_SIZE], source_id[SHA256_HEX_SIZE];
     bool ok = inputs_id(maker, number, id, fault) && // before they are read: what changes later is noticed
               h5_create(path, FILE_DATA, &writer.file, fault);
     if (ok) {
         struct sha256 *hash = sha256_new();
-        ok = create_rows(&writer, SPLIT_TRAIN, fault) && create_rows(&writer, SPLIT_VALIDATION, fault) &&
-             write_batches(&writer, number, skip_limit, progress, hash, fault);
+        for (int split = 0; ok && split < SPLITS; split++)
+            ok = data_columns_create(writer.column[split], writer.file, split, 0, writer.split[split].column,
+                                     fault);
+        ok = ok && write_batches(&writer, number, skip_limit, progress, hash, fault);
         sha256_finish(hash, source_id);
         ok = ok && write_rest(&writer, id, source_id, fault);
         if (ok) {

@@ -1,15 +1,16 @@
 /* A shard: the pictures and texts of data.shard_size consecutive items of the sources, ready for data.h5, in
  * a file of its own. What prepare has finished survives in shards when it is stopped or killed.
  *
- * A shard is a data file (io/file_schema.h) whose splits hold pixels [N, V, H, W, 3] in place of latents: the
- * factors of those are known only when all pictures have been seen. V: the split's crops; mirrored pictures
- * are made of them later. All functions are local. */
+ * A shard is a data file (io/file_schema.h). Where the factors of latents are known only when all pictures
+ * have been seen (kind haar; pixel too), its splits hold pixels [N, crops, H, W, 3] in their place; those of
+ * a VAE it holds as data.h5 does (phases/data_columns.h). All functions are local. */
 #ifndef PHASES_SHARD_H
 #define PHASES_SHARD_H
 
+#include "diffusion/latent_codec.h"
 #include "io/hdf5_file.h"
 #include "io/index.h"
-#include "models/sentence_encoder.h"
+#include "models/prompt_encoder.h"
 #include "phases/phase.h"
 #include "phases/text_list.h"
 
@@ -32,8 +33,10 @@ struct shard_maker {
     const struct run *run;              /* borrowed */
     const struct prepare_cfg *cfg;      /* borrowed */
     const struct index *source[SPLITS]; /* borrowed; all of the second is held out; NULL: none */
-    struct sentence_encoder *encoder;   /* borrowed */
-    const struct backend *backend;      /* what computes the encoder; borrowed */
+    struct prompt_encoder *encoder;     /* borrowed */
+    const struct latent_codec *codec;   /* of kind vae; NULL: another kind; borrowed */
+    int64_t flips;                      /* of a crop: plain and, with data.flips, mirrored */
+    const struct backend *backend;      /* what computes the encoders; borrowed */
     enum dtype dtype;
 };
 
@@ -48,8 +51,9 @@ int64_t shard_count(const struct shard_maker *maker);
 /* The items that a shard holds, of the sources one after the other. */
 void shard_items(const struct shard_maker *maker, int64_t number, int64_t *first, int64_t *count);
 
-/* Whether the shard is there, made with the same deck from the same texts and pictures by the same encoder; a
- * picture is known by its size and time of change, so that this costs little. *skipped: its broken pictures.
+/* Whether the shard is there, made with the same deck from the same texts and pictures by the same encoders;
+ * a picture is known by its size and time of change, so that this costs little. *skipped: its broken
+ * pictures.
  */
 bool shard_is_done(const struct shard_maker *maker, int64_t number, int64_t *skipped);
 
@@ -67,8 +71,8 @@ bool shards_remove(const struct shard_maker *maker, struct fault *fault);
 
 /* Root attributes of a shard beside those of every file. */
 #define SHARD_INPUTS                                                                                         \
-    "inputs_sha256" /* of encoder, texts and stamps of pictures: what shard_is_done compares */
+    "inputs_sha256" /* of encoders, texts and stamps of pictures: what shard_is_done compares */
 #define SHARD_SOURCE "source_sha256" /* of texts and encoded pictures */
-#define SHARD_CUT "captions_cut"     /* captions that had more than data.max_tokens tokens */
+#define SHARD_CUT "captions_cut"     /* captions with more tokens than have states */
 
 #endif

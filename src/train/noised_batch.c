@@ -18,6 +18,7 @@ static void reserve(struct noised_batch *noised, const struct dataset_info *info
     size_t samples = (size_t)count * sizeof(float), size = (size_t)latent_size(info);
     noised->noisy = check_realloc(noised->noisy, samples * size);
     noised->target = check_realloc(noised->target, samples * size);
+    noised->latent = check_realloc(noised->latent, size * sizeof *noised->latent);
     noised->timesteps = check_realloc(noised->timesteps, samples);
     noised->weight = check_realloc(noised->weight, samples);
     noised->text_states =
@@ -30,6 +31,7 @@ void noised_batch_clear(struct noised_batch *noised)
 {
     free(noised->noisy);
     free(noised->target);
+    free(noised->latent);
     free(noised->timesteps);
     free(noised->weight);
     free(noised->text_states);
@@ -46,6 +48,18 @@ static void copy_texts(struct noised_batch *noised, const struct dataset_info *i
     memcpy(noised->text_mask, batch->text_mask, samples * (size_t)info->tokens);
 }
 
+/* The latent of sample i [H, W, C]: as it is, or drawn with the numbers of `key`. */
+static const float *latent_of(const struct noised_batch *noised, const struct batch *batch, int64_t i,
+                              int64_t size, struct random_key key)
+{
+    const float *mean = batch->latents + i * size, *deviation = batch->deviations;
+    if (!deviation) return mean;
+    random_normal(key, (uint64_t)size, noised->latent);
+    for (int64_t j = 0; j < size; j++)
+        noised->latent[j] = mean[j] + deviation[i * size + j] * noised->latent[j];
+    return noised->latent;
+}
+
 void noised_batch_make(struct noised_batch *noised, const struct noise_schedule *schedule,
                        const struct dataset_info *info, const struct batch *batch, uint64_t seed,
                        uint64_t step, uint64_t first_sample, double gamma)
@@ -53,9 +67,11 @@ void noised_batch_make(struct noised_batch *noised, const struct noise_schedule 
     reserve(noised, info, batch->count);
     int64_t size = latent_size(info);
     for (int64_t i = 0; i < batch->count; i++) {
-        int timestep = noise_schedule_draw(schedule, seed, step, first_sample + (uint64_t)i, size,
-                                           batch->latents + i * size, noised->noisy + i * size,
-                                           noised->target + i * size);
+        uint64_t sample = first_sample + (uint64_t)i;
+        const float *latent =
+            latent_of(noised, batch, i, size, (struct random_key){seed, RANDOM_LATENT, step, sample});
+        int timestep = noise_schedule_draw(schedule, seed, step, sample, size, latent,
+                                           noised->noisy + i * size, noised->target + i * size);
         noised->timesteps[i] = (float)timestep;
         noised->weight[i] = (float)noise_schedule_min_snr(schedule, timestep, gamma);
     }
@@ -70,10 +86,12 @@ void noised_batch_make_fixed(struct noised_batch *noised, const struct noise_sch
     int64_t size = latent_size(info);
     for (int64_t i = 0; i < batch->count; i++) {
         float *noisy = noised->noisy + i * size; // holds the noise first
+        const float *latent =
+            latent_of(noised, batch, i, size,
+                      (struct random_key){seed, RANDOM_EVALUATION_LATENT, 0, (uint64_t)item[i]});
         random_normal((struct random_key){seed, RANDOM_EVALUATION, (uint64_t)timestep, (uint64_t)item[i]},
                       (uint64_t)size, noisy);
-        noise_schedule_add_noise(schedule, timestep, size, batch->latents + i * size, noisy, noisy,
-                                 noised->target + i * size);
+        noise_schedule_add_noise(schedule, timestep, size, latent, noisy, noisy, noised->target + i * size);
         noised->timesteps[i] = (float)timestep;
         noised->weight[i] = 1;
     }

@@ -398,6 +398,18 @@ static void half_agrees_with_hdf5(void **state)
     assert_int_equal(half_from_float((float[]){1, 65519.996f, 65520}, 3, back), 2);
     assert_int_equal(half_from_float((float[]){1, NAN}, 2, back), 1);
     assert_int_equal(half_from_float((float[]){-INFINITY}, 1, back), 0);
+    // In place: many values, and up to one that does not fit.
+    enum { MANY = 3000 };
+    static float many[MANY], expected[MANY];
+    static uint16_t halves[MANY];
+    for (int i = 0; i < MANY; i++) many[i] = sinf((float)i) * (float)i;
+    half_from_float(many, MANY, halves);
+    half_to_float(halves, MANY, expected);
+    assert_memory_not_equal(many, expected, sizeof many);
+    assert_int_equal(half_round(many, MANY), -1);
+    assert_memory_equal(many, expected, sizeof many);
+    many[2500] = 70000;
+    assert_int_equal(half_round(many, MANY), 2500);
 }
 
 static void halves_that_overflow_are_refused(void **state)

@@ -35,7 +35,7 @@ static bool read_data(const char *path, struct sha256 *hash, struct fault *fault
     bool ok = true;
     for (int s = 0; ok && s < 2; s++) {
         struct dataset *dataset;
-        if (!dataset_open(path, splits[s], &dataset, fault)) return false;
+        if (!dataset_open(path, splits[s], NULL, &dataset, fault)) return false;
         const struct dataset_info info = *dataset_info(dataset);
         for (int64_t item = 0; ok && item < info.items; item++) {
             struct batch batch;

@@ -246,8 +246,8 @@ static void refused(void **state)
          "t.cfg:1: router.normal_form is \"mix\", allowed: mixed, hard, soft"},
         {"phase = \"prune\"; router: { normal_form = \"mixed, hard\"; };",
          "t.cfg:1: router.normal_form is \"mixed, hard\", allowed: mixed, hard, soft"},
-        {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; latent = \"vae\"; };",
-         "t.cfg:1: data.latent is \"vae\", allowed: pixel, haar"},
+        {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; latent = \"other\"; };",
+         "t.cfg:1: data.latent is \"other\", allowed: pixel, haar, vae"},
         {"phase = \"bench\"; bench: { resolutions = [32, 64.0]; };",
          "t.cfg:1: mismatched element type in array"},
         {"phase = \"bench\"; bench: { resolutions = [32.0]; };",
@@ -286,9 +286,21 @@ static void refused(void **state)
         {"phase = \"sample\"; sample: { split = \"validation\"; steps = 999; sampler = \"dpmpp\"; };",
          "t.cfg:1: sample.steps is 999, this sampler takes at most 998"},
         {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; image_size = 33; };",
-         "t.cfg:1: data.image_size is 33, must be even for Haar latents"},
-        {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; validation_images = 3; };",
-         "t.cfg:1: data.validation_images is set, data.validation_source is not"},
+         {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; validation_images = 3; };",
+          "t.cfg:1: data.validation_images is set, data.validation_source is not"},
+         "t.cfg:1: data.image_size is 33, must be a multiple of 2 for haar latents"},
+        {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; latent = \"vae\"; };",
+         "t.cfg:1: data.latent = \"vae\" needs a published model, and data.pipeline is empty: name its "
+         "folder"},
+        {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; latent = \"vae\"; pipeline "
+         "= "
+         "\"p\"; image_size = 60; };",
+         "t.cfg:1: data.image_size is 60, must be a multiple of 8 for vae latents"},
+        {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; text_states = \"computed\"; "
+         "};",
+         "t.cfg:1: data.text_states = \"computed\" needs a published model, and data.pipeline is empty: name "
+         "its "
+         "folder"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         union phase_cfg cfg;

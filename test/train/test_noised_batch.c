@@ -1,5 +1,5 @@
 /* Batches of fixed cases: noise of (seed, item, timestep) alone, the forward process and the target by plain
- * formulas. */
+ * formulas. Latents that are drawn: what they are made of, told from noisy samples and targets. */
 #include "train/noised_batch.h"
 
 #include "base/check.h"
@@ -91,11 +91,150 @@ static void place_does_not_matter(void **state)
     noised_batch_clear(&d);
 }
 
+// ---- latents that are drawn
+
+enum { DRAWN = 4, H = 32, W = 32, C = 4, LATENT = H * W * C };
+
+static const struct dataset_info drawn_info = {
+    .items = 10, .flips = 1, .height = H, .width = W, .channels = C, .tokens = TOKENS, .text_width = WIDTH};
+
+struct drawn {
+    float mean[DRAWN * LATENT], deviation[DRAWN * LATENT], states[DRAWN * TOKENS * WIDTH],
+        mask[DRAWN * TOKENS];
+    struct noise_schedule schedule;
+    struct noised_batch noised;
+};
+
+static struct drawn *drawn_new(void)
+{
+    struct drawn *drawn = check_calloc(1, sizeof *drawn);
+    drawn->schedule = noise_schedule_scaled_linear(PREDICTION_V);
+    for (int i = 0; i < DRAWN * LATENT; i++) {
+        drawn->mean[i] = (float)(i % 37) / 10 - 2;
+        drawn->deviation[i] = (float)(1 + i % 11) / 4;
+    }
+    return drawn;
+}
+
+static void drawn_delete(struct drawn *drawn)
+{
+    noised_batch_clear(&drawn->noised);
+    free(drawn);
+}
+
+static struct batch drawn_batch(struct drawn *drawn, int first, int count)
+{
+    return (struct batch){.count = count,
+                          .latents = drawn->mean + first * LATENT,
+                          .deviations = drawn->deviation + first * LATENT,
+                          .text_states = drawn->states,
+                          .text_mask = drawn->mask};
+}
+
+/* Of v and the noisy sample: z = sqrt(abar) noisy - sqrt(1 - abar) v, eps = sqrt(1 - abar) noisy + sqrt(abar)
+ * v.
+ */
+static void take_apart(const struct drawn *drawn, int sample, int j, double *z, double *eps)
+{
+    const struct noised_batch *noised = &drawn->noised;
+    double abar = drawn->schedule.alpha_bar[(int)noised->timesteps[sample]];
+    double noisy = noised->noisy[sample * LATENT + j], v = noised->target[sample * LATENT + j];
+    *z = sqrt(abar) * noisy - sqrt(1 - abar) * v;
+    *eps = sqrt(1 - abar) * noisy + sqrt(abar) * v;
+}
+
+/* Every latent is mean + deviation x the numbers of its key. */
+static void expect_latents(const struct drawn *drawn, int count, const struct random_key *key)
+{
+    static float noise[LATENT];
+    for (int i = 0; i < count; i++) {
+        random_normal(key[i], LATENT, noise);
+        for (int j = 0; j < LATENT; j++) {
+            double z, eps, deviation = drawn->deviation[i * LATENT + j];
+            take_apart(drawn, i, j, &z, &eps);
+            assert_within(z, drawn->mean[i * LATENT + j] + deviation * noise[j],
+                          1e-5); // fp32, values up to 10
+        }
+    }
+}
+
+/* In training: keyed by seed, step and place in the global batch, wherever a rank's part of it begins. */
+static void training_draws_latents(void **state)
+{
+    (void)state;
+    enum { STEP = 6, FIRST = 3 };
+    struct drawn *drawn = drawn_new(), *part = drawn_new();
+    struct batch batch = drawn_batch(drawn, 0, DRAWN);
+    noised_batch_make(&drawn->noised, &drawn->schedule, &drawn_info, &batch, SEED, STEP, FIRST, 0);
+    struct random_key key[DRAWN];
+    for (uint64_t i = 0; i < DRAWN; i++) key[i] = (struct random_key){SEED, RANDOM_LATENT, STEP, FIRST + i};
+    expect_latents(drawn, DRAWN, key);
+    for (int first = 0; first < DRAWN; first += 2) {
+        batch = drawn_batch(part, first, 2);
+        noised_batch_make(&part->noised, &part->schedule, &drawn_info, &batch, SEED, STEP,
+                          (uint64_t)(FIRST + first), 0);
+        assert_memory_equal(part->noised.noisy, drawn->noised.noisy + first * LATENT,
+                            2 * LATENT * sizeof(float));
+        assert_memory_equal(part->noised.target, drawn->noised.target + first * LATENT,
+                            2 * LATENT * sizeof(float));
+    }
+    double z[2], eps; // of two steps
+    take_apart(drawn, 0, 0, &z[0], &eps);
+    batch = drawn_batch(drawn, 0, DRAWN);
+    noised_batch_make(&drawn->noised, &drawn->schedule, &drawn_info, &batch, SEED, STEP + 1, FIRST, 0);
+    take_apart(drawn, 0, 0, &z[1], &eps);
+    assert_true(fabs(z[0] - z[1]) > 1e-3);
+    drawn_delete(part);
+    drawn_delete(drawn);
+}
+
+/* The numbers behind the latents: standard normal, and strangers to the noise that is added. */
+static void draws_are_normal(void **state)
+{
+    (void)state;
+    struct drawn *drawn = drawn_new();
+    struct batch batch = drawn_batch(drawn, 0, DRAWN);
+    noised_batch_make(&drawn->noised, &drawn->schedule, &drawn_info, &batch, SEED, 1, 0, 0);
+    double sum = 0, squares = 0, product = 0, n = DRAWN * LATENT;
+    for (int i = 0; i < DRAWN; i++)
+        for (int j = 0; j < LATENT; j++) {
+            double z, eps;
+            take_apart(drawn, i, j, &z, &eps);
+            double number = (z - drawn->mean[i * LATENT + j]) / drawn->deviation[i * LATENT + j];
+            sum += number;
+            squares += number * number;
+            product += number * eps;
+        }
+    // four standard errors
+    assert_within(sum / n, 0, 4 / sqrt(n));
+    assert_within(squares / n, 1, 4 * sqrt(2 / n));
+    assert_within(product / n, 0, 4 / sqrt(n));
+    drawn_delete(drawn);
+}
+
+/* In measurements: an item's latent is one and the same, whatever the timestep and its place. */
+static void measurements_draw_by_item(void **state)
+{
+    (void)state;
+    const int64_t item[DRAWN] = {4, 0, 7, 4};
+    struct drawn *drawn = drawn_new();
+    struct batch batch = drawn_batch(drawn, 0, DRAWN);
+    struct random_key key[DRAWN];
+    for (int i = 0; i < DRAWN; i++)
+        key[i] = (struct random_key){SEED, RANDOM_EVALUATION_LATENT, 0, (uint64_t)item[i]};
+    for (int timestep = 100; timestep < 1000; timestep += 400) {
+        noised_batch_make_fixed(&drawn->noised, &drawn->schedule, &drawn_info, &batch, SEED, timestep, item);
+        expect_latents(drawn, DRAWN, key);
+    }
+    drawn_delete(drawn);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(cases_are_the_formulas),
-        cmocka_unit_test(place_does_not_matter),
+        cmocka_unit_test(cases_are_the_formulas),    cmocka_unit_test(place_does_not_matter),
+        cmocka_unit_test(training_draws_latents),    cmocka_unit_test(draws_are_normal),
+        cmocka_unit_test(measurements_draw_by_item),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
