@@ -285,9 +285,9 @@ static void refused(void **state)
          "t.cfg:1: import.folder and import.tokenizer are empty: one must be set"},
         {"phase = \"sample\"; sample: { split = \"validation\"; steps = 999; sampler = \"dpmpp\"; };",
          "t.cfg:1: sample.steps is 999, this sampler takes at most 998"},
+        {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; validation_images = 3; };",
+         "t.cfg:1: data.validation_images is set, data.validation_source is not"},
         {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; image_size = 33; };",
-         {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; validation_images = 3; };",
-          "t.cfg:1: data.validation_images is set, data.validation_source is not"},
          "t.cfg:1: data.image_size is 33, must be a multiple of 2 for haar latents"},
         {"phase = \"prepare\"; data: { source = \"s\"; sentence_encoder = \"e\"; latent = \"vae\"; };",
          "t.cfg:1: data.latent = \"vae\" needs a published model, and data.pipeline is empty: name its "
