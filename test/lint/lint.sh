@@ -1,5 +1,5 @@
 #!/bin/sh
-# Formatting, the one-way order of rooms, and libraries that may appear in one room only.
+# Formatting, the one-way order of rooms, libraries that may appear in one room only, mutants that apply.
 # Usage: lint.sh CLANG_FORMAT; exits 1 with every finding named.
 status=0
 say() { echo "lint: $1" >&2; status=1; }
@@ -38,6 +38,10 @@ only dnnl.h src/tensor/cpu/
 only cblas.h src/tensor/cpu/ src/router/ src/metrics/
 only lapacke.h src/router/ src/metrics/
 only cuda_runtime.h cuda/
+
+for patch in test/mutants/*.patch; do
+    git apply --check "$patch" 2>/dev/null || say "$patch does not apply any more (make mutants)"
+done
 
 bad=$(grep -rnE '#if.*(CUDA|GPU)' src | grep -v '^src/tensor/')
 [ -z "$bad" ] || say "backend test outside src/tensor and cuda: $bad"

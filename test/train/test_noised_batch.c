@@ -96,7 +96,7 @@ static void place_does_not_matter(void **state)
 enum { DRAWN = 4, H = 32, W = 32, C = 4, LATENT = H * W * C };
 
 static const struct dataset_info drawn_info = {
-    .items = 10, .flips = 1, .height = H, .width = W, .channels = C, .tokens = TOKENS, .text_width = WIDTH};
+    .items = 10, .views = 1, .height = H, .width = W, .channels = C, .tokens = TOKENS, .text_width = WIDTH};
 
 struct drawn {
     float mean[DRAWN * LATENT], deviation[DRAWN * LATENT], states[DRAWN * TOKENS * WIDTH],
