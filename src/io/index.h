@@ -11,7 +11,7 @@
  *    optionally KEY.json with the members caption (used where there is no .txt), group, subgroup and source;
  *    files of one KEY follow each other.
  *  - a folder of such tars: all that lie in it and end in .tar, by the bytes of their names. A key may be in
- * several tars: it is as many items, named after tar and member. One of the tars is open at a time.
+ *    several tars: it is as many items, named after tar and member. One of the tars is open at a time.
  *
  * CC3M comes as Train_GCC-training.tsv, which has no header and names no files: captions and addresses. With
  * a first line "caption<TAB>url", img2dataset downloads it into a folder of tars that is read as it is:

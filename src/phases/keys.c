@@ -108,7 +108,7 @@ static const struct key keys[] = {
     {"data.images", KEY_INT, "0", "[0, inf)", NULL,
      "use so many different pictures of data.source, drawn; 0: all", {PREPARE(choice.images)}},
     {"data.validation_source", KEY_PATH, "\"\"", NULL, NULL,
-     "what to validate with, given as data.source, all of which is then trained with; empty: captions of data.source are held out", {PREPARE(validation_source)}},
+     "pictures and captions to validate with, in the same forms; data.source is then trained with as a whole. Empty: captions of data.source are held out", {PREPARE(validation_source)}},
     {"data.validation_image_folder", KEY_PATH, "\"\"", NULL, NULL,
      "as data.image_folder, of data.validation_source", {PREPARE(validation_choice.image_folder)}},
     {"data.validation_captions", KEY_ENUM, "\"all\"", "all, one", NULL,
