@@ -38,8 +38,9 @@ static void report_memory(const struct run *run, const char *pipeline, struct te
     free(states);
 }
 
-static bool open_encoder(const struct run *run, const char *data_file, const char *pipeline, const char *id, struct backend *backend,
-                         enum dtype dtype, struct text_encoder *encoder, struct fault *fault)
+static bool open_encoder(const struct run *run, const char *data_file, const char *pipeline, const char *id,
+                         struct backend *backend, enum dtype dtype, struct text_encoder *encoder,
+                         struct fault *fault)
 {
     if (!*pipeline)
         return fault_raise(fault, EXIT_CODE_INPUT,
