@@ -61,7 +61,7 @@ class Trial:
             Image.fromarray(image).save(folder / f"{i}.png")
             lines.append(json.dumps({"file": f"{i}.png", "caption": text}))
         (folder / "index.jsonl").write_text("\n".join(lines) + "\n")
-        settings = {**PREPARE, "data.source": "reference", "data.validation_fraction": 0.0, "run.log": "normal"}
+        settings = {**PREPARE, "data.source": "reference", "data.validation_fraction": 0.0, "data.max_tokens": 40, "run.log": "normal"}
         for form in "stored", "computed":
             name = f"reference_{form}.h5"
             result = self.chain.run("prepare", settings={**settings, "files.data": name, "data.text_states": form})
