@@ -16,16 +16,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import h5py  # noqa: E402
 import numpy  # noqa: E402
 from chain import Chain, Checks, differences  # noqa: E402
-from published import bfloat16, read_safetensors, write_pipeline, write_safetensors, write_sharded  # noqa: E402
+from published import bfloat16, read_safetensors, text_of, write_data, write_pipeline, write_safetensors, write_sharded  # noqa: E402
 
 DECK_FAULT, INPUT_FAULT, OUTPUT_FAULT = 2, 3, 4
 STEM = "diffusion_pytorch_model"
 FILE, INDEX = f"unet/{STEM}.safetensors", f"unet/{STEM}.safetensors.index.json"
-TOKENS, WIDTH = 12, 18  # of the small text encoder
-
-
-def text_of(file, name):
-    return file[name][0].decode()
 
 
 class Trial:
@@ -254,29 +249,10 @@ class Trial:
 
     # ---- the chain
 
-    def write_data(self):
-        """data.h5 as prepare would make it of the model's VAE and text encoder: random latents and token states."""
-        random = numpy.random.default_rng(1)
-        with h5py.File(self.chain.path("teacher.h5")) as teacher:
-            fixed = {name: numpy.bytes_(text_of(teacher, name)) for name in ("latent/kind", "latent/vae", "encoder/text")}
-            fixed["latent/scale"] = teacher["latent/scale"][...]
-        with h5py.File(self.chain.path("data.h5"), "r+") as file:
-            for split in ("train", "validation"):
-                count, views = file[f"{split}/latents"].shape[:2]
-                fixed[f"{split}/latents"] = random.standard_normal((count, views, 4, 8, 8)).astype("<f4")
-                fixed[f"{split}/text_states"] = random.standard_normal((count, TOKENS, WIDTH)).astype("<f4")
-                fixed[f"{split}/text_length"] = numpy.full(count, TOKENS, "<i4")
-            fixed["empty/text_states"] = random.standard_normal((TOKENS, WIDTH)).astype("<f4")
-            for name, values in fixed.items():
-                if name in file:
-                    del file[name]
-                values = numpy.atleast_1d(values)
-                file.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
-
     def chain_on_it(self):
         self.chain.make("prepare")
         self.expect("other latents", INPUT_FAULT, "has vae latents", "has haar latents", phase="prune", settings={})
-        self.write_data()
+        write_data(self.chain.path("data.h5"), self.chain.path("teacher.h5"))
         settings = {"prune": {"prune.steps": 2, "router.ff_entries": 4}, "assign": {}, "finetune": {"finetune.steps": 2}}
         losses = {}
         for name, change in (("plain", {}), ("v", {"prediction_type": "v_prediction"}),
