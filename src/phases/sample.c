@@ -157,6 +157,18 @@ static bool open_teacher(struct sampling *sampling, struct fault *fault)
     return ok && check_lineage(sampling, &teacher->lineage, cfg->teacher_file, fault);
 }
 
+/* Files say both, and could say anything. */
+static bool check_channels(const struct unet_config *config, const struct lineage *lineage, const char *name,
+                           struct fault *fault)
+{
+    int channels = latent_channels(lineage->latent.kind);
+    return (config->in_channels == channels && config->out_channels == channels) ||
+           fault_raise(fault, EXIT_CODE_INPUT,
+                       "%s: the UNet has %lld in and %lld out channels, its %s latents have %d", name,
+                       (long long)config->in_channels, (long long)config->out_channels,
+                       latent_kind_name(lineage->latent.kind), channels);
+}
+
 static bool choose_size(struct sampling *sampling, struct fault *fault)
 {
     const struct sample_cfg *cfg = sampling->cfg;
@@ -182,7 +194,9 @@ static bool choose_size(struct sampling *sampling, struct fault *fault)
     if (vae)
         pictures->pipeline = check_format("VAE %s%s, text encoder %s", sampling->vae_id,
                                           cfg->vae_tiles ? " in tiles" : "", lineage->text_encoder);
-    return unet_check_latents(config, pictures->latents[0], pictures->latents[1], fault) &&
+    return check_channels(config, lineage, sampling->routing.unet ? cfg->router_file : cfg->teacher_file,
+                          fault) &&
+           unet_check_latents(config, pictures->latents[0], pictures->latents[1], fault) &&
            (!vae || vae_check_picture(&vae->config, pictures->height, pictures->width, fault));
 }
 

@@ -201,6 +201,12 @@ class Trial:
         chain.make("pretrain", settings={"files.teacher": "haar.h5", "pretrain.steps": 1})
         self.expect("a teacher of Haar latents", INPUT_FAULT, "model has vae latents, ./haar.h5 has haar latents",
                     {"sample.model": "teacher", "files.teacher": "haar.h5", "data.pipeline": "model"})
+        with h5py.File(chain.path("haar.h5"), "r+") as file:
+            for name, values in (("latent/kind", numpy.array([b"pixel"])), ("latent/scale", numpy.ones(3))):
+                del file[name]
+                file.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
+        self.expect("latents of other channels", INPUT_FAULT, "./haar.h5: the UNet has 12 in and 12 out channels, its pixel latents have 3",
+                    {"sample.model": "teacher", "files.teacher": "haar.h5", "sample.split": NO_TEXT, "sample.prompt_list": '["a"]'})
         write_data(chain.path("data.h5"), chain.path("teacher.h5"))
         chain.make("prune", settings={"prune.steps": 2})
         chain.make("assign")
