@@ -1,4 +1,4 @@
-"""Every network at its full size: its reference is made, `verify` compares it in fp32 and in bf16, and it is deleted.
+"""Every network at its full size: its reference is made in build/reference, `verify` compares it in fp32 and in bf16, and it is deleted.
 
     python test/reference/full_all.py APTP [full_unet ...]
 
@@ -13,8 +13,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-
-import h5py
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parents[1] / "build" / "reference"
@@ -53,11 +51,13 @@ def compare(program, path, precision, tolerance):
     return code == 0, f"{precision}: {max(errors):.1e} ({len(errors)} arrays, {seconds:.0f} s, {memory:.1f} GB)"
 
 
-def delete(path, before):
-    with h5py.File(path) as file:
-        made = {path, path.parent / file.attrs["folder"]}
-    for each in made | set(FOLDER.iterdir()) - before:
-        shutil.rmtree(each) if each.is_dir() else each.unlink()
+def check(program, module):
+    """A line of the report; whether it passed."""
+    path, report = make(module)
+    results = [compare(program, path, "fp32", LIMIT), compare(program, path, "bf16", ANY)]
+    passed = all(good for good, _ in results)
+    print(f"{path.stem:20s} {'pass' if passed else 'FAIL'}  {'; '.join(text for _, text in results)}; {report}", flush=True)
+    return passed
 
 
 def main(program, *modules):
@@ -67,12 +67,11 @@ def main(program, *modules):
     passed = True
     for module in modules or MODULES:
         before = set(FOLDER.iterdir())
-        path, report = make(module)
-        results = [compare(program, path, "fp32", LIMIT), compare(program, path, "bf16", ANY)]
-        delete(path, before)
-        passed = passed and all(good for good, _ in results)
-        verdict = "pass" if results[0][0] else "FAIL"
-        print(f"{path.stem:20s} {verdict}  {'; '.join(text for _, text in results)}; {report}", flush=True)
+        try:
+            passed = check(program, module) and passed
+        finally:
+            for made in set(FOLDER.iterdir()) - before:
+                shutil.rmtree(made) if made.is_dir() else made.unlink()
     sys.exit(0 if passed else 1)
 
 
