@@ -30,7 +30,7 @@ HARNESSES := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/fuzz/fuz
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all help info deps venv check check-python check-mpnet test tests mutants fuzz harnesses lint demo study study-results check-report bench reference readme clean FORCE
+.PHONY: all help info deps venv check check-python check-mpnet test tests mutants fuzz harnesses lint demo study study-results check-report bench reference reference-full readme clean FORCE
 
 all: $(PROGRAM)          ## the program alone (what `make` does)
 
@@ -200,6 +200,9 @@ check-python: all        ## exported experts in diffusers, the demo's too (PYTOR
 
 reference:               ## make test/fixtures again (PYTORCH: a Python with torch, diffusers, transformers)
 	$(Q)$(PYTORCH) test/reference/make_all.py
+
+reference-full: all      ## whole SD 2.1, CLIP and Inception with random weights beside PyTorch: minutes, 12 GB of memory, 8 GB of disk
+	$(Q)$(PYTORCH) test/reference/full_all.py ./$(PROGRAM) $(ONLY)
 
 readme: $(PROGRAM)       ## put the generated references into README.md
 	$(Q)$(PYTHON) postproc/update_readme.py $(PROGRAM) README.md

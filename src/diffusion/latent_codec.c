@@ -59,6 +59,17 @@ static uint8_t colour(float value)
     return (uint8_t)(level > 255 ? 255 : level);
 }
 
+void latent_codec_paint(const struct latent_codec *codec, int height, int width, const float *latent,
+                        float *pixels)
+{
+    CHECK(codec->vae, "latents without a VAE are decoded to 8 bits alone");
+    size_t channels = (size_t)latent_channels(LATENT_VAE), count = (size_t)height * (size_t)width * channels;
+    float *unscaled = check_malloc(count * sizeof *unscaled);
+    for (size_t i = 0; i < count; i++) unscaled[i] = latent[i] / (float)codec->form.scale[i % channels];
+    vae_decode(codec->tape, codec->vae, codec->tiling, 1, height, width, unscaled, pixels);
+    free(unscaled);
+}
+
 void latent_codec_decode(const struct latent_codec *codec, int height, int width, const float *latent,
                          uint8_t *rgb)
 {
@@ -66,16 +77,11 @@ void latent_codec_decode(const struct latent_codec *codec, int height, int width
         latent_decode(&codec->form, height, width, latent, rgb);
         return;
     }
-    int patch = latent_patch(LATENT_VAE), channels = latent_channels(LATENT_VAE);
-    size_t count = (size_t)height * (size_t)width * (size_t)channels,
-           values = (size_t)(height * patch) * (size_t)(width * patch) * COLOURS;
-    float *unscaled = check_malloc(count * sizeof *unscaled);
+    int patch = latent_patch(LATENT_VAE);
+    size_t values = (size_t)(height * patch) * (size_t)(width * patch) * COLOURS;
     float *pixels = check_malloc(values * sizeof *pixels);
-    for (size_t i = 0; i < count; i++)
-        unscaled[i] = latent[i] / (float)codec->form.scale[i % (size_t)channels];
-    vae_decode(codec->tape, codec->vae, codec->tiling, 1, height, width, unscaled, pixels);
+    latent_codec_paint(codec, height, width, latent, pixels);
     for (size_t i = 0; i < values; i++) rgb[i] = colour(pixels[i]);
-    free(unscaled);
     free(pixels);
 }
 

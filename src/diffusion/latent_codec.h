@@ -27,6 +27,10 @@ void latent_codec_close(struct latent_codec *codec); /* nothing, if zero or plai
 void latent_codec_decode(const struct latent_codec *codec, int height, int width, const float *latent,
                          uint8_t *rgb);
 
+/* The same before it is rounded to 8 bits, of kind vae: pixels[8 height, 8 width, 3], -1..1 and beyond. */
+void latent_codec_paint(const struct latent_codec *codec, int height, int width, const float *latent,
+                        float *pixels);
+
 /* Of kind vae: the mean and the standard deviation [height, width, 4] of the latent of a picture rgb
  * [8 height, 8 width, 3], times the scaling factor. A latent is mean + deviation x standard normal noise. */
 void latent_codec_distribution(const struct latent_codec *codec, int height, int width, const uint8_t *rgb,

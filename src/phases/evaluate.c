@@ -116,7 +116,10 @@ static bool open_inputs(struct evaluating *evaluating, struct fault *fault)
         return false;
     evaluating->info = dataset_info(evaluating->dataset);
     evaluating->K = routing->router->config.K;
-    if (cfg->pictures && !lineage_check_pictures(&evaluating->data, cfg->data_file, fault)) return false;
+    if (cfg->pictures &&
+        !lineage_check_pictures(&evaluating->data, cfg->data_file,
+                                "set evaluate.pictures = false, which leaves the losses and the cost", fault))
+        return false;
     int64_t resolution = cfg->macs_resolution;
     return assignment_read(cfg->assignment_file, split, evaluating->info->items, routing, &evaluating->data,
                            &evaluating->assignment, fault) &&

@@ -124,7 +124,7 @@ static const struct key keys[] = {
     {"data.latent", KEY_ENUM, "\"haar\"", "pixel, haar, vae", NULL,
      "what the UNet sees: the pixels, their 2x2 Haar transform (a quarter of the positions), or latents of the VAE of data.pipeline, in tiles where the picture is larger than its sample_size", {PREPARE(latent)}},
     {"data.pipeline", KEY_PATH, "\"\"", NULL, NULL,
-     "folder of a published diffusers model whose text encoder and VAE prepare encodes with; the other phases need it where data.h5 has token ids", {PREPARE(pipeline), PRETRAIN(pipeline), PRUNE(pipeline), FINETUNE(pipeline), EVALUATE(pipeline)}},
+     "folder of a published diffusers model: prepare encodes with its text encoder and VAE, sample paints with them, the other phases need its text encoder where data.h5 has token ids; none: states and latents need no model", {PREPARE(pipeline), PRETRAIN(pipeline), PRUNE(pipeline), FINETUNE(pipeline), SAMPLE(pipeline), EVALUATE(pipeline)}},
     {"data.text_states", KEY_ENUM, "\"stored\"", "stored, computed", NULL,
      "token states: stored in data.h5, or computed while training from token ids that are stored, with the text encoder of data.pipeline", {PREPARE(text_states)}},
     {"data.flips", KEY_BOOL, "true", NULL, NULL,
@@ -374,6 +374,8 @@ static const struct key keys[] = {
      "of a picture; 0: that of the training", {SAMPLE(width)}},
     {"sample.batch", KEY_INT, "16", "[1, 65536]", NULL,
      "pictures that a rank makes before files are written and requests to stop are heard; changes no picture", {SAMPLE(batch)}},
+    {"sample.vae_tiles", KEY_BOOL, "false", NULL, NULL,
+     "decode pictures larger than the VAE's sample_size in tiles: less memory, slightly other pictures", {SAMPLE(vae_tiles)}},
 
     // ---- evaluate
     {"evaluate.split", KEY_ENUM, "\"validation\"", "validation, train", NULL,
@@ -915,6 +917,26 @@ static bool import_rules(const struct deck *deck, const struct import_cfg *cfg, 
     return true;
 }
 
+/* Text needs an encoder of its token states, and another of the embedding that it is routed by. */
+static bool sample_encoder_rules(const struct deck *deck, const struct sample_cfg *cfg, struct fault *fault)
+{
+    bool text = !*cfg->split, states = text || *cfg->negative_prompt;
+    const char *key = text ? "sample.prompts" : "sample.negative_prompt",
+               *what = text ? "the prompts' source" : "sample.negative_prompt";
+    if (*cfg->sentence_encoder) return true;
+    if (states && !*cfg->pipeline)
+        return rule_broken(deck, key, fault,
+                           "%s is text, which data.sentence_encoder must encode: name its folder, or in "
+                           "data.pipeline that of the teacher's published model",
+                           what);
+    if (text && cfg->model == SAMPLE_ROUTED)
+        return rule_broken(deck, key, fault,
+                           "%s is text, which is routed by what data.sentence_encoder makes of it: name its "
+                           "folder",
+                           what);
+    return true;
+}
+
 static bool sample_rules(const struct deck *deck, const struct sample_cfg *cfg, struct fault *fault)
 {
     bool split = *cfg->split, file = *cfg->prompts, list = cfg->prompt_list.count > 0;
@@ -927,10 +949,7 @@ static bool sample_rules(const struct deck *deck, const struct sample_cfg *cfg, 
     if (split && strcmp(cfg->split, "train") != 0 && strcmp(cfg->split, "validation") != 0)
         return rule_broken(deck, "sample.split", fault,
                            "sample.split is \"%.100s\", allowed: train, validation", cfg->split);
-    if (!*cfg->sentence_encoder && (!split || *cfg->negative_prompt))
-        return rule_broken(deck, split ? "sample.negative_prompt" : "sample.prompts", fault,
-                           "%s is text, which data.sentence_encoder must encode: name its folder",
-                           split ? "sample.negative_prompt" : "the prompts' source");
+    if (!sample_encoder_rules(deck, cfg, fault)) return false;
     if (cfg->steps <= sampler_most_steps(cfg->sampler)) return true;
     return rule_broken(deck, "sample.steps", fault, "sample.steps is %lld, this sampler takes at most %d",
                        (long long)cfg->steps, sampler_most_steps(cfg->sampler));

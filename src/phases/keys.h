@@ -221,7 +221,9 @@ struct sample_cfg {
     char *negative_prompt;  /* "": the empty prompt */
     int64_t height, width;  /* latents; 0: those of the training */
     int64_t batch;          /* images that a rank has in hand */
+    bool vae_tiles;         /* decode in tiles */
     char *sentence_encoder; /* folder; "": none */
+    char *pipeline;         /* folder; "": none */
     bool normalize_embedding;
     int64_t max_tokens; /* of a prompt that is text */
 };

@@ -129,9 +129,11 @@ bool lineage_check(const struct lineage *a, const char *a_name, const struct lin
     return true;
 }
 
-bool lineage_check_pictures(const struct lineage *lineage, const char *name, struct fault *fault)
+bool lineage_check_pictures(const struct lineage *lineage, const char *name, const char *instead,
+                            struct fault *fault)
 {
     return lineage->latent.kind != LATENT_VAE ||
            fault_raise(fault, EXIT_CODE_INPUT,
-                       "%s has latents of a VAE, which this version cannot turn into pictures", name);
+                       "%s has latents of a VAE, which this phase does not turn into pictures: %s", name,
+                       instead);
 }

@@ -30,7 +30,9 @@ bool lineage_write(const struct lineage *lineage, enum file_kind kind, struct h5
 bool lineage_check(const struct lineage *a, const char *a_name, const struct lineage *b, const char *b_name,
                    struct fault *fault);
 
-/* Refuses (EXIT_CODE_INPUT) to make pictures of the latents of file `name` where only a VAE could. */
-bool lineage_check_pictures(const struct lineage *lineage, const char *name, struct fault *fault);
+/* Refuses (EXIT_CODE_INPUT) the latents of file `name` of a VAE in a phase that opens none and needs their
+ * pictures; `instead` says what the user can do. */
+bool lineage_check_pictures(const struct lineage *lineage, const char *name, const char *instead,
+                            struct fault *fault);
 
 #endif

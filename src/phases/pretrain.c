@@ -86,7 +86,10 @@ static bool check_fit(const struct pretraining *training, const struct unet_conf
             fault, EXIT_CODE_DECK,
             "pretrain.batch = %lld is not a multiple of %lld ranks x pretrain.micro_batch = %lld",
             (long long)cfg->batch, (long long)ranks, (long long)cfg->micro_batch);
-    return (cfg->sample_every == 0 || lineage_check_pictures(&training->lineage, cfg->data_file, fault)) &&
+    return (cfg->sample_every == 0 ||
+            lineage_check_pictures(&training->lineage, cfg->data_file,
+                                   "set pretrain.sample_every = 0, and make pictures with phase sample",
+                                   fault)) &&
            unet_check_latents(config, info->height, info->width, fault);
 }
 

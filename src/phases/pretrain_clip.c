@@ -83,7 +83,10 @@ static bool check_fit(const struct clip_training *training, const struct clip_vi
         return fault_raise(fault, EXIT_CODE_INPUT, "%s has %s latents of %lld channels, %d are allowed",
                            cfg->data_file, latent_kind_name(form->kind), (long long)info->channels,
                            latent_channels(form->kind));
-    if (!lineage_check_pictures(&training->lineage, cfg->data_file, fault)) return false;
+    if (!lineage_check_pictures(&training->lineage, cfg->data_file,
+                                "prepare the pictures with data.latent = \"haar\" or \"pixel\" for it",
+                                fault))
+        return false;
     if (config->image_channels != 3)
         return fault_raise(fault, EXIT_CODE_DECK, "%s has num_channels %lld, pictures have 3",
                            cfg->clip_vision, (long long)config->image_channels);

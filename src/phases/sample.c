@@ -1,7 +1,7 @@
 /* Phase sample.
  *
  *  1. the prompts
- *  2. the router, the teacher: whether they belong together
+ *  2. the VAE, the router, the teacher: whether they belong together
  *  3. the expert of every prompt, and the experts' files
  *  4. the pictures that an earlier run has made
  *  5. the others, expert by expert, in rounds: the ranks share the pictures of a round. After each round
@@ -15,7 +15,9 @@
 #include "base/check.h"
 #include "base/random.h"
 #include "diffusion/guided_sampling.h"
+#include "diffusion/latent_codec.h"
 #include "io/folder.h"
+#include "models/pipeline_folder.h"
 #include "phases/expert_file.h"
 #include "phases/provenance.h"
 #include "phases/restart.h"
@@ -48,6 +50,8 @@ struct sampling {
     struct backend *backend;
     enum dtype dtype;
     struct sample_prompts prompts;
+    struct latent_codec codec;          // of the published VAE; zero: there is none
+    char vae_id[SHA256_HEX_SIZE];       // its id
     struct routing routing;             // zero: there is none
     struct teacher teacher;             // zero: it is not needed
     char (*expert_id)[SHA256_HEX_SIZE]; // [K] content ids of the experts' files; "": not needed
@@ -60,15 +64,62 @@ struct sampling {
 struct network {
     const struct unet *unet;
     const struct noise_schedule *schedule;
-    const struct latent_form *form;
-    struct expert expert; // owned; zero: the teacher
+    struct latent_codec codec; // of its latents; borrowed
+    struct expert expert;      // owned; zero: the teacher
 };
 
-// ---- 2: router and teacher
+// ---- 2: VAE, router and teacher
+
+static bool open_vae(struct sampling *sampling, struct backend *backend, struct fault *fault)
+{
+    char *folder = check_format("%s/vae", sampling->cfg->pipeline);
+    bool ok = latent_codec_open_vae(&sampling->codec, backend, folder, sampling->dtype,
+                                    sampling->cfg->vae_tiles, fault);
+    free(folder);
+    return ok;
+}
+
+/* The id follows from the weights, of which the plan backend keeps none: under --check they are read for it
+ * alone. */
+static bool open_codec(struct sampling *sampling, struct fault *fault)
+{
+    bool plan = sampling->run->check_only;
+    if (!*sampling->cfg->pipeline) return true;
+    if (!pipeline_check_index(sampling->cfg->pipeline, fault)) return false;
+    struct backend *backend = plan ? backend_open(BACKEND_CPU) : sampling->backend;
+    bool ok = open_vae(sampling, backend, fault);
+    if (ok) memcpy(sampling->vae_id, sampling->codec.vae->id, sizeof sampling->vae_id);
+    if (plan) {
+        latent_codec_close(&sampling->codec);
+        backend_close(backend);
+        ok = ok && open_vae(sampling, sampling->backend, fault);
+    }
+    return ok;
+}
+
+/* Refuses a network or router that belongs to other encoders, another VAE or other latents. */
+static bool check_lineage(const struct sampling *sampling, const struct lineage *other, const char *name,
+                          struct fault *fault)
+{
+    const struct latent_codec *codec = &sampling->codec;
+    if (!sample_prompts_check(&sampling->prompts, other, name, fault)) return false;
+    if (!codec->vae)
+        return lineage_check_pictures(other, name,
+                                      "name the published model, whose VAE does, in data.pipeline", fault);
+    struct lineage pipeline = *other;
+    pipeline.latent = codec->form;
+    memcpy(pipeline.vae, sampling->vae_id, sizeof pipeline.vae);
+    return lineage_check(&pipeline, sampling->cfg->pipeline, other, name, fault);
+}
 
 static const struct unet_config *config_of(const struct sampling *sampling)
 {
     return sampling->routing.unet ? &sampling->routing.unet->config : &sampling->teacher.unet->config;
+}
+
+static const struct lineage *lineage_of(const struct sampling *sampling)
+{
+    return sampling->routing.unet ? &sampling->routing.lineage : &sampling->teacher.lineage;
 }
 
 static bool open_router(struct sampling *sampling, struct fault *fault)
@@ -76,7 +127,7 @@ static bool open_router(struct sampling *sampling, struct fault *fault)
     const struct sample_cfg *cfg = sampling->cfg;
     struct routing *routing = &sampling->routing;
     if (!routing_open(cfg->router_file, sampling->backend, routing, fault) ||
-        !sample_prompts_check(&sampling->prompts, &routing->lineage, cfg->router_file, fault))
+        !check_lineage(sampling, &routing->lineage, cfg->router_file, fault))
         return false;
     int64_t K = routing->router->config.K, D = routing->router->config.D;
     if (cfg->model == SAMPLE_EXPERT && cfg->expert >= K)
@@ -103,7 +154,19 @@ static bool open_teacher(struct sampling *sampling, struct fault *fault)
              routing_check_teacher(&sampling->routing, cfg->router_file, teacher->lineage.content_id,
                                    cfg->teacher_file, fault);
     }
-    return ok && sample_prompts_check(&sampling->prompts, &teacher->lineage, cfg->teacher_file, fault);
+    return ok && check_lineage(sampling, &teacher->lineage, cfg->teacher_file, fault);
+}
+
+/* Files say both, and could say anything. */
+static bool check_channels(const struct unet_config *config, const struct lineage *lineage, const char *name,
+                           struct fault *fault)
+{
+    int channels = latent_channels(lineage->latent.kind);
+    return (config->in_channels == channels && config->out_channels == channels) ||
+           fault_raise(fault, EXIT_CODE_INPUT,
+                       "%s: the UNet has %lld in and %lld out channels, its %s latents have %d", name,
+                       (long long)config->in_channels, (long long)config->out_channels,
+                       latent_kind_name(lineage->latent.kind), channels);
 }
 
 static bool choose_size(struct sampling *sampling, struct fault *fault)
@@ -111,8 +174,7 @@ static bool choose_size(struct sampling *sampling, struct fault *fault)
     const struct sample_cfg *cfg = sampling->cfg;
     const struct sample_prompts *prompts = &sampling->prompts;
     const struct unet_config *config = config_of(sampling);
-    const struct lineage *lineage =
-        sampling->routing.unet ? &sampling->routing.lineage : &sampling->teacher.lineage;
+    const struct lineage *lineage = lineage_of(sampling);
     struct sample_pictures *pictures = &sampling->pictures;
     pictures->latents[0] = cfg->height       ? cfg->height
                            : prompts->height ? prompts->height
@@ -128,15 +190,21 @@ static bool choose_size(struct sampling *sampling, struct fault *fault)
     int patch = latent_patch(lineage->latent.kind);
     pictures->height = (int)pictures->latents[0] * patch;
     pictures->width = (int)pictures->latents[1] * patch;
-    return lineage_check_pictures(lineage, sampling->routing.unet ? cfg->router_file : cfg->teacher_file,
-                                  fault) &&
-           unet_check_latents(config, pictures->latents[0], pictures->latents[1], fault);
+    const struct vae *vae = sampling->codec.vae;
+    if (vae)
+        pictures->pipeline = check_format("VAE %s%s, text encoder %s", sampling->vae_id,
+                                          cfg->vae_tiles ? " in tiles" : "", lineage->text_encoder);
+    return check_channels(config, lineage, sampling->routing.unet ? cfg->router_file : cfg->teacher_file,
+                          fault) &&
+           unet_check_latents(config, pictures->latents[0], pictures->latents[1], fault) &&
+           (!vae || vae_check_picture(&vae->config, pictures->height, pictures->width, fault));
 }
 
 static bool open_networks(struct sampling *sampling, struct fault *fault)
 {
     const struct sample_cfg *cfg = sampling->cfg;
     bool teacher = cfg->model == SAMPLE_TEACHER;
+    if (!open_codec(sampling, fault)) return false;
     if (!teacher && !open_router(sampling, fault)) return false;
     if ((teacher || cfg->experts == EXPERTS_SLICED) && !open_teacher(sampling, fault)) return false;
     return choose_size(sampling, fault);
@@ -212,8 +280,7 @@ static bool look_at_expert(struct sampling *sampling, int64_t k, struct fault *f
                           path, (long long)k);
     ok = ok && h5_open(path, FILE_EXPERT, &reader, fault) && restart_refuse_checkpoint(reader, fault) &&
          expert_check_identity(reader, &sampling->routing, k, fault) &&
-         lineage_read(reader, &lineage, fault) &&
-         sample_prompts_check(&sampling->prompts, &lineage, path, fault);
+         lineage_read(reader, &lineage, fault) && check_lineage(sampling, &lineage, path, fault);
     memcpy(sampling->expert_id[k], lineage.content_id, sizeof lineage.content_id);
     lineage_clear(&lineage);
     h5_close(reader);
@@ -307,9 +374,12 @@ static bool network_open(const struct sampling *sampling, int64_t k, struct netw
 {
     const struct sample_cfg *cfg = sampling->cfg;
     const struct teacher *teacher = &sampling->teacher;
-    *network = (struct network){
-        .unet = teacher->unet, .schedule = &teacher->schedule, .form = &teacher->lineage.latent};
-    if (k < 0) return true;
+    *network =
+        (struct network){.unet = teacher->unet, .schedule = &teacher->schedule, .codec = sampling->codec};
+    if (k < 0) {
+        if (!network->codec.vae) network->codec = latent_codec_plain(&teacher->lineage.latent);
+        return true;
+    }
     struct expert *expert = &network->expert;
     bool ok = true;
     if (cfg->experts == EXPERTS_SLICED) {
@@ -323,7 +393,7 @@ static bool network_open(const struct sampling *sampling, int64_t k, struct netw
     }
     network->unet = expert->unet;
     network->schedule = &expert->schedule;
-    network->form = &expert->lineage.latent;
+    if (ok && !network->codec.vae) network->codec = latent_codec_plain(&expert->lineage.latent);
     return ok;
 }
 
@@ -386,16 +456,23 @@ static bool fill_share(const struct sampling *sampling, const int64_t *picture, 
     return ok;
 }
 
+/* Latents to pictures, one after the other, each to its file. */
 static bool write_share(const struct sampling *sampling, const struct network *network,
                         const int64_t *picture, const struct share *share, struct fault *fault)
 {
+    struct timers *timers = sampling->run->timers;
     const struct guided_batch *batch = &share->batch;
     int64_t size = batch->height * batch->width * config_of(sampling)->in_channels;
     uint8_t *rgb = check_malloc((size_t)sampling->pictures.height * (size_t)sampling->pictures.width * 3);
     bool ok = true;
     for (int64_t i = 0; ok && i < batch->count; i++) {
-        latent_decode(network->form, (int)batch->height, (int)batch->width, batch->latents + i * size, rgb);
+        timer_start(timers, "decode");
+        latent_codec_decode(&network->codec, (int)batch->height, (int)batch->width, batch->latents + i * size,
+                            rgb);
+        timer_stop(timers, "decode");
+        timer_start(timers, "write");
         ok = sample_picture_write(&sampling->pictures, picture[i], rgb, fault);
+        timer_stop(timers, "write");
     }
     free(rgb);
     return ok;
@@ -425,9 +502,7 @@ static bool make_share(const struct sampling *sampling, const struct network *ne
     round->called = 0;
     if (ok) guided_sampler_run(sampler, &share.batch, show_progress, round);
     timer_stop(timers, "unet");
-    timer_start(timers, "write");
     ok = ok && write_share(sampling, network, picture, &share, fault);
-    timer_stop(timers, "write");
     share_clear(&share);
     *seconds += timer_now() - began;
     return ok;
@@ -505,13 +580,17 @@ static bool collect(const struct sampling *sampling, struct fault *fault)
     const struct run *run = sampling->run;
     const struct sample_cfg *cfg = sampling->cfg;
     int64_t K = sampling->pictures.networks - 1;
-    struct h5_parent *parent = check_malloc((size_t)(K + 3) * sizeof *parent);
+    struct h5_parent *parent = check_malloc((size_t)(K + 5) * sizeof *parent);
     char(*name)[PARENT_NAME_SIZE] = check_malloc((size_t)(K + 1) * sizeof *name);
     int parents = 0;
     if (*cfg->split) parent[parents++] = (struct h5_parent){"data.h5", sampling->prompts.data_id};
     if (K > 0) parent[parents++] = (struct h5_parent){"router.h5", sampling->routing.lineage.content_id};
     if (sampling->teacher.unet)
         parent[parents++] = (struct h5_parent){"teacher.h5", sampling->teacher.lineage.content_id};
+    if (sampling->codec.vae) {
+        parent[parents++] = (struct h5_parent){"vae", sampling->vae_id};
+        parent[parents++] = (struct h5_parent){"text_encoder", lineage_of(sampling)->text_encoder};
+    }
     for (int64_t k = 0; k < K; k++) {
         if (!*sampling->expert_id[k]) continue;
         snprintf(name[k], sizeof name[k], "expert_%02lld.h5", (long long)k);
@@ -568,36 +647,48 @@ static int64_t count_calls(const struct sampling *sampling, const struct guided_
     return calls;
 }
 
-/* Runs one batch of each network on the plan backend. */
+/* Runs one batch of a network, and its pictures, on the plan backend. */
+static void plan_network(const struct sampling *sampling, const struct network *network, int64_t left,
+                         int64_t *calls, size_t *activations)
+{
+    const struct sample_pictures *pictures = &sampling->pictures;
+    const struct tape *tape = network->codec.tape;
+    struct guided_sampler *sampler = sampler_of(sampling, network);
+    struct share share = share_new(sampling, 1);
+    uint8_t *rgb = check_malloc((size_t)pictures->height * (size_t)pictures->width * 3);
+    guided_sampler_run(sampler, &share.batch, NULL, NULL);
+    latent_codec_decode(&network->codec, (int)pictures->latents[0], (int)pictures->latents[1],
+                        share.batch.latents, rgb);
+    *calls += count_calls(sampling, sampler, left);
+    size_t peak = guided_sampler_peak(sampler) + (tape ? arena_peak(tape_arena(tape)) : 0);
+    *activations = peak > *activations ? peak : *activations;
+    free(rgb);
+    share_clear(&share);
+    guided_sampler_delete(sampler);
+}
+
 static bool report_check(const struct sampling *sampling, struct fault *fault)
 {
     const struct log *log = sampling->run->log;
     const struct sample_pictures *pictures = &sampling->pictures;
     int64_t calls = 0;
-    size_t activations = 0;
+    size_t activations = 0, text_weights, text_activations;
     for (int64_t expert = -1; expert < pictures->networks - 1; expert++) {
         const struct tally *tally = &sampling->tally[expert + 1];
         struct network network;
         if (tally->pictures == 0) continue;
         bool ok = network_open(sampling, expert, &network, fault);
-        if (ok) {
-            struct guided_sampler *sampler = sampler_of(sampling, &network);
-            struct share share = share_new(sampling, 1);
-            guided_sampler_run(sampler, &share.batch, NULL, NULL);
-            calls += count_calls(sampling, sampler, tally->left);
-            size_t peak = guided_sampler_peak(sampler);
-            activations = peak > activations ? peak : activations;
-            share_clear(&share);
-            guided_sampler_delete(sampler);
-        }
+        if (ok) plan_network(sampling, &network, tally->left, &calls, &activations);
         expert_clear(&network.expert);
         if (!ok) return false;
     }
+    sample_prompts_memory(&sampling->prompts, &text_weights, &text_activations);
     log_info(log, "%lld prompts, %lld pictures each, of %d x %d pixels; %lld calls of the UNet for %d images",
              (long long)sampling->prompts.count, (long long)sampling->cfg->images, pictures->height,
              pictures->width, (long long)calls, GUIDED_IMAGES);
     log_info(log, "planned memory a rank: %.1f MiB of weights and scratch, %.1f MiB of activations",
-             (double)backend_bytes(sampling->backend) / 0x1p20, (double)activations / 0x1p20);
+             (double)(backend_bytes(sampling->backend) + text_weights) / 0x1p20,
+             (double)(activations + text_activations) / 0x1p20);
     return true;
 }
 
@@ -629,6 +720,7 @@ bool phase_sample(struct run *run, const struct sample_cfg *cfg, struct fault *f
     teacher_clear(&sampling.teacher);
     routing_clear(&sampling.routing);
     sample_prompts_close(&sampling.prompts);
+    latent_codec_close(&sampling.codec);
     if (sampling.backend) backend_close(sampling.backend);
     free(sampling.expert_id);
     free(sampling.done);

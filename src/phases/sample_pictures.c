@@ -21,6 +21,7 @@ void sample_pictures_clear(struct sample_pictures *pictures)
     for (int i = 0; i < pictures->networks; i++) free(pictures->network[i]);
     free(pictures->network);
     free(pictures->expert);
+    free(pictures->pipeline);
     *pictures = (struct sample_pictures){0};
 }
 
@@ -81,9 +82,10 @@ static char *settings_text(const struct sample_pictures *pictures)
 {
     const struct sample_cfg *cfg = pictures->cfg;
     return check_format("%s, %" PRId64 " steps, guidance %.17g, %" PRId64 " x %" PRId64 " latents, %" PRId64
-                        " tokens, %s",
+                        " tokens, %s%s%s",
                         sampler_name(cfg->sampler), cfg->steps, cfg->guidance, pictures->latents[0],
-                        pictures->latents[1], pictures->prompts->tokens, dtype_name(pictures->dtype));
+                        pictures->latents[1], pictures->prompts->tokens, dtype_name(pictures->dtype),
+                        pictures->pipeline ? ", " : "", pictures->pipeline ? pictures->pipeline : "");
 }
 
 /* The SHA-256 of all that a picture depends on. */

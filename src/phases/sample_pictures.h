@@ -19,6 +19,7 @@ struct sample_pictures {
     int64_t latents[2]; /* height and width */
     int height, width;  /* pixels */
     enum dtype dtype;   /* that the networks compute in */
+    char *pipeline;     /* VAE and text encoder, by their ids; NULL: no VAE. Owned */
 };
 void sample_pictures_clear(struct sample_pictures *pictures);
 

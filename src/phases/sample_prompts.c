@@ -3,7 +3,7 @@
 #include "base/check.h"
 #include "io/half.h"
 #include "io/text_file.h"
-#include "models/sentence_encoder.h"
+#include "models/prompt_encoder.h"
 #include "train/dataset.h"
 
 #include <stdio.h>
@@ -19,7 +19,7 @@ struct prompt_reader {
     struct h5_reader *data;       // the same file
     struct lineage lineage;       // of the data
     struct backend *backend;      // of the encoder, which is run under --check too, or NULL
-    struct sentence_encoder encoder;
+    struct prompt_encoder encoder;
     float *away;      // [T, D] token states of what guidance leads away from
     float *away_mask; // [T]
 };
@@ -176,38 +176,67 @@ static bool round_states(float *states, int64_t count, struct fault *fault)
 static bool encode(struct prompt_reader *reader, int count, const char *const *text, float *states,
                    float *mask, struct fault *fault)
 {
-    struct sentence_encoder *encoder = &reader->encoder;
+    struct prompt_encoder *encoder = &reader->encoder;
     int32_t *length = check_malloc((size_t)count * sizeof *length);
-    float *z = check_malloc((size_t)count * (size_t)encoder->channels * sizeof *z);
-    sentence_encoder_encode(encoder, count, text, length, states, z);
+    prompt_encoder_encode(encoder, count, text, length, states, NULL);
     for (int i = 0; i < count; i++)
         for (int t = 0; t < encoder->tokens; t++) mask[i * encoder->tokens + t] = t < length[i];
     free(length);
-    free(z);
-    return round_states(states, (int64_t)count * encoder->tokens * encoder->channels, fault);
+    return round_states(states, (int64_t)count * encoder->tokens * encoder->text_width, fault);
 }
 
+/* Whether an encoder is the one that `other` was made with; an id of NULL is not compared. */
+static bool check_encoder(const char *name, const char *states_id, const char *embedding_id,
+                          const struct lineage *other, const char *other_name, struct fault *fault)
+{
+    struct lineage text = *other; // text has no latents
+    if (states_id) text.text_encoder = (char *)states_id;
+    if (embedding_id) text.sentence_encoder = (char *)embedding_id;
+    return lineage_check(&text, name, other, other_name, fault);
+}
+
+static const char *states_folder(const struct sample_cfg *cfg)
+{
+    return *cfg->pipeline ? cfg->pipeline : cfg->sentence_encoder;
+}
+
+/* Text that is encoded here must become what the data's was. */
+static bool check_split_encoder(const struct prompt_reader *reader, const struct sample_prompts *prompts,
+                                struct fault *fault)
+{
+    const struct sample_cfg *cfg = reader->cfg;
+    const struct prompt_encoder *encoder = &reader->encoder;
+    if (!check_encoder(states_folder(cfg), prompt_encoder_states_id(encoder), NULL, &reader->lineage,
+                       cfg->data_file, fault))
+        return false;
+    return (encoder->tokens == prompts->tokens && encoder->text_width == prompts->text_width) ||
+           fault_raise(fault, EXIT_CODE_INPUT, "%s makes %d token states of %d numbers, %s has %lld of %lld",
+                       states_folder(cfg), encoder->tokens, encoder->text_width, cfg->data_file,
+                       (long long)prompts->tokens, (long long)prompts->text_width);
+}
+
+/* A sentence encoder is needed for its token states where there is no pipeline, and for z of text that is
+ * routed. */
 static bool open_encoder(struct prompt_reader *reader, enum dtype dtype, struct sample_prompts *prompts,
                          struct fault *fault)
 {
     const struct sample_cfg *cfg = reader->cfg;
     bool split = reader->dataset != NULL;
-    struct sentence_encoder_options options = {.batch = ENCODER_BATCH,
-                                               .tokens = (int)(split ? prompts->tokens : cfg->max_tokens),
-                                               .normalize = cfg->normalize_embedding,
-                                               .dtype = dtype};
+    bool sentence = !*cfg->pipeline || (!split && cfg->model == SAMPLE_ROUTED);
+    bool same_tokens = split && !*cfg->pipeline; // a pipeline's are its tokenizer's
+    struct prompt_encoder_options options = {.sentence_encoder = sentence ? cfg->sentence_encoder : "",
+                                             .pipeline = cfg->pipeline,
+                                             .batch = ENCODER_BATCH,
+                                             .tokens = (int)(same_tokens ? prompts->tokens : cfg->max_tokens),
+                                             .normalize = cfg->normalize_embedding,
+                                             .dtype = dtype};
     reader->backend = backend_open(BACKEND_CPU);
-    if (!sentence_encoder_open(&reader->encoder, reader->backend, cfg->sentence_encoder, options, fault))
-        return false;
-    if (!split) {
-        prompts->tokens = reader->encoder.tokens;
-        prompts->text_width = prompts->embedding_width = reader->encoder.channels;
-        return true;
-    }
-    if (strcmp(reader->encoder.states_id, reader->lineage.text_encoder) == 0) return true;
-    return fault_raise(fault, EXIT_CODE_INPUT, "%s and %s belong to different text encoders (%.12s, %.12s)",
-                       cfg->sentence_encoder, cfg->data_file, reader->encoder.states_id,
-                       reader->lineage.text_encoder);
+    if (!prompt_encoder_open(&reader->encoder, reader->backend, options, fault)) return false;
+    if (split) return check_split_encoder(reader, prompts, fault);
+    prompts->tokens = reader->encoder.tokens;
+    prompts->text_width = reader->encoder.text_width;
+    prompts->embedding_width = reader->encoder.embedding_width;
+    return true;
 }
 
 /* The token states of what guidance leads away from. */
@@ -265,7 +294,7 @@ void sample_prompts_close(struct sample_prompts *prompts)
     dataset_close(reader->dataset);
     h5_close(reader->data);
     lineage_clear(&reader->lineage);
-    sentence_encoder_close(&reader->encoder);
+    prompt_encoder_close(&reader->encoder);
     if (reader->backend) backend_close(reader->backend);
     free(reader->away);
     free(reader->away_mask);
@@ -279,11 +308,19 @@ bool sample_prompts_check(const struct sample_prompts *prompts, const struct lin
     const struct prompt_reader *reader = prompts->reader;
     if (reader->dataset)
         return lineage_check(&reader->lineage, reader->cfg->data_file, other, other_name, fault);
-    struct lineage text = {.latent = other->latent, // text has none
-                           .text_encoder = (char *)reader->encoder.states_id,
-                           .sentence_encoder = (char *)reader->encoder.id};
-    memcpy(text.vae, other->vae, sizeof text.vae);
-    return lineage_check(&text, reader->cfg->sentence_encoder, other, other_name, fault);
+    const struct sample_cfg *cfg = reader->cfg;
+    const struct prompt_encoder *encoder = &reader->encoder;
+    return check_encoder(states_folder(cfg), prompt_encoder_states_id(encoder), NULL, other, other_name,
+                         fault) &&
+           check_encoder(cfg->sentence_encoder, NULL, prompt_encoder_embedding_id(encoder), other, other_name,
+                         fault);
+}
+
+void sample_prompts_memory(const struct sample_prompts *prompts, size_t *weights, size_t *activations)
+{
+    const struct prompt_reader *reader = prompts->reader;
+    *weights = reader->backend ? backend_bytes(reader->backend) : 0;
+    *activations = prompt_encoder_peak(&reader->encoder);
 }
 
 bool sample_prompts_embed(const struct sample_prompts *prompts, int64_t first, int64_t rows, double *z,
@@ -298,8 +335,8 @@ bool sample_prompts_embed(const struct sample_prompts *prompts, int64_t first, i
     int64_t width = prompts->embedding_width;
     int32_t *length = check_malloc((size_t)rows * sizeof *length);
     float *embedding = check_malloc((size_t)(rows * width) * sizeof *embedding);
-    sentence_encoder_encode(&reader->encoder, (int)rows, (const char *const *)prompts->text.item + first,
-                            length, NULL, embedding);
+    prompt_encoder_encode(&reader->encoder, (int)rows, (const char *const *)prompts->text.item + first,
+                          length, NULL, embedding);
     for (int64_t i = 0; i < rows * width; i++) z[i] = (double)embedding[i];
     free(length);
     free(embedding);

@@ -1,5 +1,6 @@
 /* The prompts that the phase sample makes pictures of: those of a split of data.h5, with the token states and
- * embeddings stored there, or text (a file, standard input, the deck), which a sentence encoder encodes. */
+ * embeddings stored there, or text (a file, standard input, the deck), which the text encoder of a published
+ * pipeline and a sentence encoder encode (models/prompt_encoder.h). */
 #ifndef PHASES_SAMPLE_PROMPTS_H
 #define PHASES_SAMPLE_PROMPTS_H
 
@@ -18,7 +19,7 @@ struct sample_prompts {
     struct text_list group; /* [count] labels of their pictures; empty: they have none */
     int64_t *item;          /* [count] row of the split, or line of the text, from 0; owned */
     int64_t count;
-    int64_t tokens, text_width, embedding_width; /* T, D of the token states; D of z */
+    int64_t tokens, text_width, embedding_width; /* T, D of the token states; D of z, 0: none */
     int64_t height, width;                       /* latents of the split; 0: not known */
     char data_id[SHA256_HEX_SIZE];               /* content id of data.h5, "" if none is read */
     struct prompt_reader *reader;                /* owned */
@@ -34,6 +35,9 @@ void sample_prompts_close(struct sample_prompts *prompts);
  * are the next two. */
 bool sample_prompts_check(const struct sample_prompts *prompts, const struct lineage *other,
                           const char *other_name, struct fault *fault);
+
+/* Bytes that the encoder needs. */
+void sample_prompts_memory(const struct sample_prompts *prompts, size_t *weights, size_t *activations);
 
 /* z [rows, embedding_width] of prompts [first, first + rows). */
 bool sample_prompts_embed(const struct sample_prompts *prompts, int64_t first, int64_t rows, double *z,

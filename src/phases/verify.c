@@ -44,6 +44,7 @@ static const struct known_model known_models[] = {
     {"mpnet", verify_token_encoder, true},
     {"inception", verify_inception, true},
     {"resize", verify_resize, false},
+    {"text_to_image", verify_text_to_image, true},
 };
 
 static const struct known_model *find_model(struct h5_reader *reference, struct fault *fault)

@@ -183,6 +183,28 @@ bool verify_metric(struct verification *verification, const char *name, double v
     return compare(verification, QUANTITY_METRIC, false, least_scale, name, name, 0, NULL, &value, fault);
 }
 
+static double mean_error(int64_t count, const float *a, const double *b)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++) sum += fabs((double)a[i] - b[i]);
+    return isfinite(sum) ? sum / (double)count : INFINITY;
+}
+
+bool verify_mean(struct verification *verification, const char *name, const char *label, double limit,
+                 int rank, const int64_t *shape, const float *values, struct fault *fault)
+{
+    struct h5_info info;
+    double *expected = NULL;
+    if (!h5_expect(verification->reference, name, rank, shape, &info, fault)) return false;
+    if (verification->check_only) return true;
+    bool ok = load_any(verification, name, &expected, &info, fault);
+    if (ok)
+        report(verification, label, mean_error(info.elements, values, expected),
+               largest_of(info.elements, expected), limit);
+    free(expected);
+    return ok;
+}
+
 bool verify_integers(struct verification *verification, const char *name, int rank, const int64_t *shape,
                      const int64_t *values, struct fault *fault)
 {

@@ -49,6 +49,10 @@ bool verify_doubles(struct verification *verification, enum quantity quantity, c
  * instead: a distance of a set from itself is rounding, on both sides. */
 bool verify_metric(struct verification *verification, const char *name, double value, double least_scale,
                    struct fault *fault);
+/* Pictures, which are judged by the mean of |difference|, allowed up to `limit`, whatever verify.tolerance
+ * is; `label` is what is shown beside verify_floats' line of the same dataset, which compares the largest. */
+bool verify_mean(struct verification *verification, const char *name, const char *label, double limit,
+                 int rank, const int64_t *shape, const float *values, struct fault *fault);
 /* The same for integers, which must be equal. */
 bool verify_integers(struct verification *verification, const char *name, int rank, const int64_t *shape,
                      const int64_t *values, struct fault *fault);

@@ -32,6 +32,9 @@ bool verify_sentence_encoder(struct verification *verification, struct fault *fa
 bool verify_clip_bpe(struct verification *verification, struct fault *fault);
 bool verify_text_encoder(struct verification *verification, struct fault *fault);
 
+// verify_text_to_image.c
+bool verify_text_to_image(struct verification *verification, struct fault *fault);
+
 // verify_clip.c
 bool verify_clip_vision(struct verification *verification, struct fault *fault);
 

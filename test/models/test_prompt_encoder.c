@@ -101,6 +101,40 @@ static void states_come_from_the_pipeline(void **state)
     backend_close(backend);
 }
 
+/* The states alone: the same as beside z, and a pipeline needs no sentence encoder for them. */
+static void states_without_z(void **state)
+{
+    (void)state;
+    static const char *const pipelines[] = {"", PIPELINE};
+    struct backend *backend = backend_open(BACKEND_CPU);
+    for (int i = 0; i < 2; i++) {
+        struct prompt_encoder both, alone;
+        struct prompt_encoder_options wanted = options(pipelines[i]);
+        GOOD(prompt_encoder_open(&both, backend, wanted, &fault));
+        if (*pipelines[i]) wanted.sentence_encoder = "";
+        GOOD(prompt_encoder_open(&alone, backend, wanted, &fault));
+        assert_true(alone.has_sentence == !*pipelines[i]);
+        assert_int_equal(alone.embedding_width, *pipelines[i] ? 0 : both.embedding_width);
+        assert_string_equal(prompt_encoder_embedding_id(&alone),
+                            *pipelines[i] ? "" : prompt_encoder_embedding_id(&both));
+        assert_string_equal(prompt_encoder_states_id(&alone), prompt_encoder_states_id(&both));
+        struct encoded expected = encode(&both);
+        size_t values = (size_t)(TEXTS * both.tokens * both.text_width);
+        float *states = check_malloc(values * sizeof *states);
+        int32_t length[TEXTS];
+        prompt_encoder_encode(&alone, TEXTS, texts, length, states, NULL);
+        assert_memory_equal(length, expected.length, sizeof length);
+        assert_memory_equal(states, expected.states, values * sizeof *states);
+        assert_true(prompt_encoder_peak(&alone) > 0 &&
+                    prompt_encoder_peak(&alone) <= prompt_encoder_peak(&both));
+        free(states);
+        forget(&expected);
+        prompt_encoder_close(&alone);
+        prompt_encoder_close(&both);
+    }
+    backend_close(backend);
+}
+
 static void what_is_missing_is_named(void **state)
 {
     (void)state;
@@ -111,6 +145,9 @@ static void what_is_missing_is_named(void **state)
     struct prompt_encoder_options none = options(PIPELINE);
     none.sentence_encoder = "test/fixtures/nothing";
     FAILS(prompt_encoder_open(&encoder, backend, none, &fault), EXIT_CODE_INPUT, "test/fixtures/nothing");
+    struct prompt_encoder_options neither = options("");
+    neither.sentence_encoder = "";
+    FAILS(prompt_encoder_open(&encoder, backend, neither, &fault), EXIT_CODE_INPUT, "");
     backend_close(backend);
 }
 
@@ -119,6 +156,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(both_come_from_the_sentence_encoder),
         cmocka_unit_test(states_come_from_the_pipeline),
+        cmocka_unit_test(states_without_z),
         cmocka_unit_test(what_is_missing_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

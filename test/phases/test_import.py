@@ -16,15 +16,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import h5py  # noqa: E402
 import numpy  # noqa: E402
 from chain import Chain, Checks, differences  # noqa: E402
-from published import bfloat16, read_safetensors, write_pipeline, write_safetensors, write_sharded  # noqa: E402
+from published import bfloat16, read_safetensors, text_of, write_pipeline, write_safetensors, write_sharded  # noqa: E402
 
 DECK_FAULT, INPUT_FAULT, OUTPUT_FAULT = 2, 3, 4
 STEM = "diffusion_pytorch_model"
 FILE, INDEX = f"unet/{STEM}.safetensors", f"unet/{STEM}.safetensors.index.json"
-
-
-def text_of(file, name):
-    return file[name][0].decode()
 
 
 class Trial:
@@ -275,7 +271,10 @@ class Trial:
             self.checks.that(list(file["schedule/betas"]) == [0.002, 0.03], "an expert keeps the betas")
             self.checks.that(text_of(file, "prediction") == "epsilon", "an expert keeps the prediction")
         self.chain.make("evaluate", settings={"evaluate.pictures": "false", "evaluate.experts": "finetuned"})
-        self.expect("sample", INPUT_FAULT, "latents of a VAE", phase="sample", settings={"sample.split": "train"})
+        for name in ("samples.h5", "clip.h5", "teacher_samples.h5"):
+            self.chain.path(name).touch()
+        self.expect("pictures", INPUT_FAULT, "latents of a VAE", "set evaluate.pictures = false", phase="evaluate", settings={})
+        self.expect("sample", INPUT_FAULT, "latents of a VAE", "in data.pipeline", phase="sample", settings={"sample.split": "train"})
 
     def pretrain_on_it(self):
         """The training goes on from an imported network; a deck that says another prediction is refused."""
@@ -283,7 +282,10 @@ class Trial:
         settings = {"pretrain.initial": "before.h5", "pretrain.unet": "good/unet/config.json", "pretrain.steps": 1}
         self.expect("prediction", INPUT_FAULT, "before.h5 predicts epsilon, pretrain.prediction is v", phase="pretrain",
                     settings=settings)
-        self.chain.make("pretrain", settings={**settings, "pretrain.prediction": "epsilon"})
+        settings["pretrain.prediction"] = "epsilon"
+        self.expect("grids", INPUT_FAULT, "latents of a VAE", "set pretrain.sample_every = 0", phase="pretrain",
+                    settings={**settings, "pretrain.sample_every": 1, "pretrain.sample_prompts": '["a"]'})
+        self.chain.make("pretrain", settings=settings)
         with h5py.File(self.chain.path("teacher.h5")) as file:
             self.checks.that(list(file["schedule/betas"]) == [0.002, 0.03], "pretrain keeps the betas")
             self.checks.that(text_of(file, "latent/vae") == text_of(h5py.File(self.chain.path("data.h5")), "latent/vae"), "VAE")

@@ -97,8 +97,11 @@ static void pictures_of_latents(void **state)
     for (int kind = 0; kind < LATENT_KINDS; kind++) {
         struct lineage lineage = {.latent.kind = (enum latent_kind)kind};
         struct fault fault = {0};
-        assert_int_equal(lineage_check_pictures(&lineage, "data.h5", &fault), kind != LATENT_VAE);
-        if (kind == LATENT_VAE) assert_non_null(strstr(fault.text, "data.h5 has latents of a VAE"));
+        assert_int_equal(lineage_check_pictures(&lineage, "data.h5", "do another thing", &fault),
+                         kind != LATENT_VAE);
+        if (kind != LATENT_VAE) continue;
+        assert_non_null(strstr(fault.text, "data.h5 has latents of a VAE"));
+        assert_non_null(strstr(fault.text, ": do another thing"));
     }
 }
 

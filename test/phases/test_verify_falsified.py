@@ -96,6 +96,7 @@ class Falsified(unittest.TestCase):
             ("resize_fid_up", "outputs/image", 2e-4),
             ("resize_clip_same", "outputs/image", 2e-4),
             ("clip_vision_whole", "outputs/image_embeds", 2e-4),
+            ("text_to_image_wide", "outputs/image", 2e-4),
         ]
         for name, dataset, amount in cases:
             with self.subTest(name=name, dataset=dataset):
@@ -122,6 +123,18 @@ class Falsified(unittest.TestCase):
                     found, text = self.verify(name, lambda file: file["outputs/distance"].__setitem__((), value))
                     self.assertEqual(found, code, text)
 
+    def test_pictures_have_a_limit_of_their_own(self):
+        """1/255 of the mean difference, which no tolerance moves."""
+        for share, code in ((0.9, 0), (1.1, 1)):
+            def change(file):
+                image = file["outputs/image"][()]
+                file["outputs/image"][...] = image + np.float32(share / 255) * np.where(image < 0.5, 1, -1)
+            with self.subTest(share=share):
+                found, text = self.verify("text_to_image_wide", change, options=("--set", "verify.tolerance=0.1"))
+                self.assertEqual(found, code, text)
+                failed = [line for line in text.splitlines() if line.endswith("FAIL")]
+                self.assertTrue(code == 0 or len(failed) == 1 and "mean of the differences" in failed[0], text)
+
     def test_one_integer_fails(self):
         for name, dataset in (("transport_b7_k3", "outputs/expert"), ("wordpiece_small", "outputs/input_ids"),
                               ("clip_bpe_small", "outputs/input_ids"),
@@ -144,9 +157,15 @@ class Falsified(unittest.TestCase):
                               ("ddim", "inputs/model_output"), ("dpmpp", "inputs/sample"),
                               ("inception_narrow_least", "inputs/image"),
                               ("dpmpp", "inputs/model_output"), ("frechet", "inputs/a"), ("frechet", "inputs/b"),
-                              ("cmmd", "inputs/a"), ("cmmd", "inputs/b")):
+                              ("cmmd", "inputs/a"), ("cmmd", "inputs/b"), ("text_to_image_wide", "inputs/latents")):
             with self.subTest(name=name, dataset=dataset):
                 self.expect(1, "over their limits", name, lambda file: shift(file[dataset], 0.3, 0))
+        for dataset in ("inputs/prompt", "inputs/negative_prompt"):
+            with self.subTest(dataset=dataset):
+                self.expect(1, "over their limits", "text_to_image_wide", lambda file: file[dataset].__setitem__(3, "cat"))
+        for attribute, value in (("steps", 5), ("guidance", 3.1)):
+            with self.subTest(attribute=attribute):
+                self.expect(1, "over their limits", "text_to_image_wide", lambda file: file.attrs.__setitem__(attribute, value))
 
     def test_broken_references_are_refused(self):
         def replace(name, values):
@@ -254,6 +273,16 @@ class Falsified(unittest.TestCase):
             ("cmmd", replace("inputs/b", np.zeros((3, 12))), "inputs/b: row 0 is all zeros"),
             ("cmmd", replace("inputs/a", np.ones((131073, 1))), "131073 rows of 1 features"),
             ("cmmd", remove("outputs/distance"), "outputs/distance"),
+            ("text_to_image_wide", attribute("steps", 1000), "steps"),
+            ("text_to_image_wide", attribute("guidance", -1.0), "guidance"),
+            ("text_to_image_wide", replace("inputs/latents", np.zeros((4, 3, 6, 10), "f4")), "inputs/latents"),
+            ("text_to_image_wide", replace("inputs/latents", np.zeros((4, 4, 1, 10), "f4")), "latents of 1 x 10"),
+            ("text_to_image_wide", replace("inputs/latents", np.zeros((1, 4, 2, 2049), "f4")), "16384"),
+            ("text_to_image_wide", replace("inputs/latents", np.zeros((1025, 4, 2, 2), "f4")), "1025 pictures, at most 1024"),
+            ("text_to_image_wide", remove("inputs/negative_prompt"), "inputs/negative_prompt"),
+            ("text_to_image_wide", replace("inputs/prompt", ["a red apple"] * 3), "inputs/prompt"),
+            ("text_to_image_wide", replace("outputs/image", np.zeros((4, 48, 80, 1), "f4")), "outputs/image"),
+            ("text_to_image_wide", attribute("folder", "unet_sd1"), "unet_sd1/model_index.json"),
         ]
         for name, change, message in cases:
             with self.subTest(name=name, message=message):
@@ -285,6 +314,28 @@ class Falsified(unittest.TestCase):
         for change, message in cases:
             with self.subTest(message=message):
                 self.expect(3, message, "unet_sd1", folder_change=change)
+
+    def test_broken_pipelines_are_refused(self):
+        def remove(name):
+            return lambda folder: (folder / name).unlink()
+
+        def set_key(name, old, new):
+            def change(folder):
+                text = (folder / name).read_text()
+                self.assertIn(old, text)
+                (folder / name).write_text(text.replace(old, new))
+            return change
+
+        cases = [(remove(name), name) for name in ("model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json",
+                                                   "scheduler/scheduler_config.json")]
+        cases += [
+            (set_key("unet/config.json", '"in_channels": 4', '"in_channels": 5'), "in_channels 5, out_channels 4"),
+            (set_key("unet/config.json", '"cross_attention_dim": 18', '"cross_attention_dim": 20'), "cross_attention_dim 20"),
+            (set_key("scheduler/scheduler_config.json", '"scaled_linear"', '"linear"'), "beta_schedule"),
+        ]
+        for change, message in cases:
+            with self.subTest(message=message):
+                self.expect(3, message, "text_to_image_wide", folder_change=change)
 
 
 if __name__ == "__main__":
