@@ -92,7 +92,8 @@ static bool open_text(struct published_clip *clip, struct backend *backend, cons
                       struct fault *fault)
 {
     clip->text = clip_text_open(&clip->text_parameters, backend, folder, false, fault);
-    if (!clip->text || !clip_bpe_read(folder, &clip->tokenizer, fault)) return false;
+    if (!clip->text || !clip_bpe_read(folder, &clip->tokenizer, fault))
+        return fault_prefix(fault, "text tower of a CLIPModel: ");
     clip->tokens = clip_bpe_length(clip->tokenizer);
     return check_text(clip, folder, fault);
 }

@@ -223,7 +223,10 @@ struct evaluate_cfg {
     char *metrics_file;         /* written */
     enum evaluate_split split;
     enum expert_source experts;
-    bool pictures;         /* samples.h5 and clip.h5 are there */
+    bool pictures;         /* samples.h5 and the metric networks are there */
+    char *inception, *clip_folder, *cmmd_folder; /* published networks; "": clip.h5 in its place */
+    char *pictures_source;                       /* real pictures; "": decoded from latents */
+    int64_t bad_picture_limit, max_pixels;       /* of those */
     bool teacher;          /* the teacher too, and the experts' distance to it */
     bool teacher_pictures; /* its pictures too */
     int64_t batch;         /* items denoised at a time */
