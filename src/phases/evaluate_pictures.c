@@ -196,14 +196,15 @@ static bool open_samples(struct pictures *pictures, struct fault *fault)
 /* What a quantity is measured with: a published network, where the deck names its folder. */
 struct source {
     const char *key, *folder;
+    enum metric_network_kind kind; // where there is a folder
 };
 
 static struct source source_of(const struct evaluate_cfg *cfg, enum quantity quantity)
 {
     const struct source sources[PICTURE_QUANTITIES] = {
-        [QUANTITY_FRECHET] = {"inception", cfg->inception},
-        [QUANTITY_CMMD] = {"cmmd_folder", cfg->cmmd_folder},
-        [QUANTITY_CLIP_SCORE] = {"clip_folder", cfg->clip_folder},
+        [QUANTITY_FRECHET] = {"inception", cfg->inception, METRIC_NETWORK_INCEPTION},
+        [QUANTITY_CMMD] = {"cmmd_folder", cfg->cmmd_folder, METRIC_NETWORK_CLIP},
+        [QUANTITY_CLIP_SCORE] = {"clip_folder", cfg->clip_folder, METRIC_NETWORK_CLIP},
     };
     return sources[quantity];
 }
@@ -241,7 +242,7 @@ static bool open_network(struct pictures *pictures, enum quantity quantity, stru
         return metric_network_open_trained(network, backend, evaluating->tape, evaluating->cfg->clip_file,
                                            fault) &&
                check_trained(pictures, network, fault);
-    bool ok = quantity == QUANTITY_FRECHET
+    bool ok = source.kind == METRIC_NETWORK_INCEPTION
                   ? metric_network_open_inception(network, backend, source.folder, fault)
                   : metric_network_open_clip(network, backend, source.folder, quantity == QUANTITY_CLIP_SCORE,
                                              fault);
@@ -255,8 +256,9 @@ static bool choose_network(struct pictures *pictures, enum quantity quantity, st
     const struct evaluate_cfg *cfg = pictures->evaluating->cfg;
     struct source source = source_of(cfg, quantity);
     const char *path = *source.folder ? source.folder : cfg->clip_file;
+    enum metric_network_kind kind = *source.folder ? source.kind : METRIC_NETWORK_TRAINED;
     for (int n = 0; n < pictures->networks; n++)
-        if (strcmp(pictures->network[n].path, path) == 0) {
+        if (pictures->network[n].kind == kind && strcmp(pictures->network[n].path, path) == 0) {
             pictures->network_of[quantity] = n;
             return true;
         }

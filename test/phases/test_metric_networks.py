@@ -146,11 +146,14 @@ class Trial:
         (folder / "index.csv").unlink()
         with tarfile.open(self.chain.path("originals.tar"), "w", format=tarfile.USTAR_FORMAT) as tar:
             for i in range(PICTURES):
-                tar.add(folder / f"{i}.png", f"{i}.png")
+                (folder / f"{i}.txt").write_text("x")
+                for ending in "png", "txt":
+                    tar.add(folder / f"{i}.{ending}", f"{i}.{ending}")
         computed = self.computed(self.evaluate({"evaluate.pictures_source": "originals.tar"}))
         self.checks.that(computed["features of real pictures (inception)"] > 0, f"pictures in a tar: {computed}")
         found = differences(kept, self.metrics)
         self.checks.that(not found, "a tar:\n" + "\n".join(found))
+        self.evaluate()  # the folder's again
 
     def another_network_is_noticed(self, kept):
         folder = self.chain.path("other_inception")
@@ -200,9 +203,13 @@ class Trial:
         self.refuse("a CLIP without tokenizer", "evaluate.clip_folder", "text tower", "vocab.json", clip_folder=FIXTURES / "clip_vision_whole")
         self.refuse("an image encoder alone", "evaluate.clip_folder", "text tower", clip_folder=FIXTURES / "clip_vision_quick")
         self.refuse("a CLIP as InceptionV3", "evaluate.inception", "unknown key", inception=FIXTURES / "clip_metric")
-        self.refuse("InceptionV3 as a CLIP", "evaluate.cmmd_folder", "unknown key", cmmd_folder=FIXTURES / "inception_narrow")
-        self.refuse("pictures of other names", "43 pictures" if len(self.number["train"]) == 43 else "pictures of train are missing",
-                    pictures_source=FIXTURES.parent / "support", **{"data.bad_picture_limit": 0})
+        self.refuse("InceptionV3 as a CLIP", "evaluate.cmmd_folder", "model_type", cmmd_folder=FIXTURES / "inception_narrow")
+        elsewhere = self.chain.path("elsewhere")
+        elsewhere.mkdir()
+        self.refuse("a folder without pictures", "elsewhere names no picture", pictures_source="elsewhere")
+        shutil.copy(self.chain.path("originals") / "0.png", elsewhere / "other.png")
+        self.refuse("pictures of other names", f"{len(self.number['train'])} pictures of train are missing from elsewhere", pictures_source="elsewhere",
+                    **{"data.bad_picture_limit": 3})
         result = self.run({"evaluate.clip_folder": FIXTURES / "clip_vision_whole"}, ranks=2)
         self.checks.that(result.returncode == INPUT_FAULT, f"2 ranks: exit code {result.returncode}")
         result = self.chain.run("evaluate", settings={**QUIET, **NETWORKS, "run.log": "normal"}, arguments=["--check"])
