@@ -7,7 +7,6 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <csv.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -24,7 +23,7 @@ enum { MAX_RECORD = 1 << 20, MAX_COLUMNS = 256, MAX_FILE_NAME = 4096 };
 enum role { ROLE_FILE, ROLE_CAPTION, ROLE_GROUP, ROLE_SUBGROUP, ROLE_SOURCE, ROLES };
 static const char *const role_names[ROLES] = {"file", "caption", "group", "subgroup", "source"};
 
-enum form { FORM_CSV, FORM_TSV, FORM_JSONL, FORM_TAR, FORM_FOLDER };
+enum form { FORM_CSV, FORM_TSV, FORM_JSONL, FORM_TAR };
 
 // Bytes of the source.
 struct span {
@@ -35,14 +34,13 @@ struct span {
 struct entry {
     struct span record;                 // text: its line or lines
     int64_t line;                       // text: number of its first line, from 1
-    char *name;                         // tar, folder: member or file of the picture, owned
+    char *name;                         // tar: member of the picture, owned
     struct span image, caption, labels; // tar: contents of KEY.png, KEY.txt, KEY.json
 };
 
 struct index {
     char *path, *folder; // owned; folder: where the pictures are, without links
     enum form form;
-    bool pictures; // may be a folder of pictures without an index
     int descriptor;
     int64_t bytes;            // of the source
     int role_of[MAX_COLUMNS]; // CSV, TSV: enum role of each column, or -1
@@ -583,68 +581,35 @@ static bool ends_with(const char *text, const char *end)
     return length > size && strcasecmp(text + length - size, end) == 0;
 }
 
-// The one index file in a folder, NULL: there is none; the caller frees it.
-static bool find_in_folder(const char *folder, char **found, struct fault *fault)
+// The one index file in a folder; the caller frees it.
+static char *find_in_folder(const char *folder, struct fault *fault)
 {
     static const char *const names[] = {"index.csv", "index.tsv", "index.jsonl"};
-    *found = NULL;
+    char *found = NULL;
     for (int i = 0; i < 3; i++) {
         char *path = check_format("%s/%s", folder, names[i]);
         if (access(path, F_OK) != 0) {
             free(path);
-        } else if (*found) {
-            fault_raise(fault, EXIT_CODE_INPUT, "%s: there are both %s and %s", folder, *found, path);
+        } else if (found) {
+            fault_raise(fault, EXIT_CODE_INPUT, "%s: there are both %s and %s", folder, found, path);
             free(path);
-            free(*found);
-            return false;
+            free(found);
+            return NULL;
         } else {
-            *found = path;
+            found = path;
         }
     }
-    return true;
-}
-
-static int is_picture(const struct dirent *file)
-{
-    return ends_with(file->d_name, ".png") || ends_with(file->d_name, ".jpg") ||
-           ends_with(file->d_name, ".jpeg");
-}
-
-static int by_name(const struct dirent **a, const struct dirent **b)
-{
-    return strcmp((*a)->d_name, (*b)->d_name);
-}
-
-static bool open_folder(struct index *index, struct fault *fault)
-{
-    struct dirent **file;
-    int files = scandir(index->path, &file, is_picture, by_name);
-    if (files < 0) return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s", index->path, strerror(errno));
-    index->form = FORM_FOLDER;
-    index->folder = realpath(index->path, NULL);
-    bool good = index->folder != NULL;
-    if (!good) fault_raise(fault, EXIT_CODE_INPUT, "%s: %s", index->path, strerror(errno));
-    for (int i = 0; i < files; i++) {
-        const char *name = file[i]->d_name, *wrong = wrong_text(name, strlen(name));
-        if (good && wrong)
-            good = fault_raise(fault, EXIT_CODE_INPUT, "%s: the name of file %d %s", index->path, i, wrong);
-        if (good) add_entry(index)->name = check_strdup(name);
-        free(file[i]);
-    }
-    free(file);
-    return good;
+    if (!found)
+        fault_raise(fault, EXIT_CODE_INPUT, "%s: no index.csv, index.tsv or index.jsonl in it", folder);
+    return found;
 }
 
 static bool open_source(struct index *index, struct fault *fault)
 {
     struct stat status;
     if (stat(index->path, &status) == 0 && S_ISDIR(status.st_mode)) {
-        char *found;
-        if (!find_in_folder(index->path, &found, fault)) return false;
-        if (!found && index->pictures) return open_folder(index, fault);
-        if (!found)
-            return fault_raise(fault, EXIT_CODE_INPUT, "%s: no index.csv, index.tsv or index.jsonl in it",
-                               index->path);
+        char *found = find_in_folder(index->path, fault);
+        if (!found) return false;
         free(index->path);
         index->path = found;
     }
@@ -673,12 +638,11 @@ static bool open_source(struct index *index, struct fault *fault)
     return form == FORM_TAR ? open_tar(index, fault) : open_text(index, fault);
 }
 
-static bool open_index(const char *path, bool pictures, struct index **index, struct fault *fault)
+bool index_open(const char *path, struct index **index, struct fault *fault)
 {
     *index = NULL;
     struct index *opened = check_calloc(1, sizeof *opened);
     opened->path = check_strdup(path);
-    opened->pictures = pictures;
     opened->descriptor = -1;
     size_t length = strlen(opened->path);
     while (length > 1 && opened->path[length - 1] == '/') opened->path[--length] = '\0';
@@ -690,16 +654,6 @@ static bool open_index(const char *path, bool pictures, struct index **index, st
     return true;
 }
 
-bool index_open(const char *path, struct index **index, struct fault *fault)
-{
-    return open_index(path, false, index, fault);
-}
-
-bool index_open_pictures(const char *path, struct index **index, struct fault *fault)
-{
-    return open_index(path, true, index, fault);
-}
-
 // ---- items ----
 
 bool index_item(const struct index *index, int64_t number, struct index_item *item, struct fault *fault)
@@ -708,11 +662,9 @@ bool index_item(const struct index *index, int64_t number, struct index_item *it
           (long long)index->count);
     const struct entry *entry = &index->entry[number];
     *item = (struct index_item){0};
-    bool good = true;
+    bool good;
     if (index->form == FORM_TAR) {
         good = item_of_tar(index, entry, item, fault);
-    } else if (index->form == FORM_FOLDER) {
-        item->name = check_strdup(entry->name);
     } else {
         char *record = read_span(index, entry->record, fault);
         good = record && item_of_record(index, entry->line, record, (size_t)entry->record.bytes, item, fault);

@@ -33,9 +33,6 @@ void index_item_free(struct index_item *item);
 
 /* `path`: FILE.csv, FILE.tsv, FILE.jsonl, FILE.tar, or a folder that holds one index.csv, .tsv or .jsonl. */
 bool index_open(const char *path, struct index **index, struct fault *fault);
-/* The same of pictures that need no captions: a folder without such an index may be one of .png, .jpg and
- * .jpeg files, which are its items, ordered by name, without captions; folders in it are not looked into. */
-bool index_open_pictures(const char *path, struct index **index, struct fault *fault);
 void index_close(struct index *index); /* NULL allowed */
 
 int64_t index_count(const struct index *index);

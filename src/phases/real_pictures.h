@@ -9,9 +9,10 @@
 
 struct real_pictures;
 
-/* `path`: what prepare was given (io/index.h), or a folder of PNG and JPEG files of those names. All names
- * are in memory. `size`: pixels a side of what is read; a file of more than `max_pixels` is broken. Faults
- * are EXIT_CODE_INPUT. Close with real_pictures_close. */
+/* `path`: what prepare was given (io/index.h), or a folder without an index.csv, .tsv or .jsonl, whose .png,
+ * .jpg and .jpeg files are the pictures (not those of folders in it). All names are in memory. `size`: pixels
+ * a side of what is read; a file of more than `max_pixels` is broken. Faults are EXIT_CODE_INPUT. Close with
+ * real_pictures_close. */
 bool real_pictures_open(const char *path, int size, int64_t max_pixels, struct real_pictures **pictures,
                         struct fault *fault);
 void real_pictures_close(struct real_pictures *pictures); /* NULL allowed */
@@ -26,7 +27,7 @@ bool real_pictures_identify(const struct real_pictures *pictures, int64_t count,
                             struct sha256 *hash, struct fault *fault);
 
 /* The picture of a place, brought to [size, size] as prepare does. A fault concerns this picture alone; a
- * place of -1 is one. */
+ * place of -1 is one. Several threads may call it. */
 bool real_pictures_read(const struct real_pictures *pictures, int64_t number, struct image *picture,
                         struct fault *fault);
 

@@ -422,47 +422,6 @@ static void damage_never_crashes(void **state)
     }
 }
 
-/* Pictures without captions; what is in folders of it, and other files, are no items. Where there is an
- * index, that counts. */
-static void a_folder_of_pictures_is_read(void **state)
-{
-    (void)state;
-    static const char *const names[] = {"a.png", "c d.png", "z.JPEG"};
-    struct index *index;
-    struct index_item item;
-    uint8_t *data;
-    size_t bytes;
-    put_pictures();
-    free(put("z.JPEG", "picture z"));
-    free(put("notes.txt", "no picture"));
-    FAILS(index_open(folder, &index, &fault), EXIT_CODE_INPUT, "no index.csv");
-    GOOD(index_open_pictures(folder, &index, &fault));
-    assert_int_equal(index_count(index), 3);
-    for (int64_t i = 0; i < 3; i++) {
-        GOOD(index_item(index, i, &item, &fault));
-        assert_string_equal(item.name, names[i]);
-        assert_string_equal(item.caption, "");
-        assert_int_equal(index_stamp(index, i, &item).bytes, i == 1 ? 0 : 9);
-        index_item_free(&item);
-    }
-    GOOD(index_image(index, 2, &data, &bytes, &fault));
-    assert_int_equal(bytes, 9);
-    assert_memory_equal(data, "picture z", 9);
-    free(data);
-    index_close(index);
-    char *link = scratch_path(folder, "link.png");
-    assert_int_equal(symlink("/etc/hostname", link), 0);
-    GOOD(index_open_pictures(folder, &index, &fault));
-    FAILS(index_image(index, 2, &data, &bytes, &fault), EXIT_CODE_INPUT, "link.png: leads out of the folder");
-    index_close(index);
-    free(link);
-    free(put("index.csv", "file,caption\na.png,one\n"));
-    GOOD(index_open_pictures(folder, &index, &fault));
-    assert_int_equal(index_count(index), 1);
-    index_close(index);
-    FAILS(index_open_pictures("none", &index, &fault), EXIT_CODE_INPUT, "none: neither a folder nor");
-}
-
 int main(void)
 {
 #define TEST(function) cmocka_unit_test_setup_teardown(function, make_folder, remove_folder)
@@ -476,7 +435,6 @@ int main(void)
         TEST(names_of_members_are_not_paths),
         TEST(members_beyond_the_end_are_refused),
         TEST(damage_never_crashes),
-        TEST(a_folder_of_pictures_is_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -206,7 +206,7 @@ class Trial:
         self.refuse("InceptionV3 as a CLIP", "evaluate.cmmd_folder", "model_type", cmmd_folder=FIXTURES / "inception_narrow")
         elsewhere = self.chain.path("elsewhere")
         elsewhere.mkdir()
-        self.refuse("a folder without pictures", "elsewhere names no picture", pictures_source="elsewhere")
+        self.refuse("a folder without pictures", "elsewhere: ", pictures_source="elsewhere")
         shutil.copy(self.chain.path("originals") / "0.png", elsewhere / "other.png")
         self.refuse("pictures of other names", f"{len(self.number['train'])} pictures of train are missing from elsewhere", pictures_source="elsewhere",
                     **{"data.bad_picture_limit": 3})
