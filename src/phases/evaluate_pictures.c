@@ -486,13 +486,34 @@ static void pictures_clear(struct pictures *pictures)
     h5_close(pictures->data);
 }
 
+/* Of what every rank holds, and of the largest piece of work; planned, not measured. */
+static void report_memory(const struct pictures *pictures)
+{
+    const struct evaluating *evaluating = pictures->evaluating;
+    double held = 0, work = 0;
+    for (int n = 0; n < pictures->networks; n++) {
+        double F = (double)pictures->network[n].width, most = (double)pictures->real.count, rows = 0;
+        for (int set = 0; set < pictures->sets; set++) rows += (double)pictures->samples[set].S;
+        work = fmax(work, (rows + most) * F * sizeof(double));
+        rows += most + (double)pictures->others.count;
+        if (pictures->network_of[QUANTITY_CLIP_SCORE] == n) rows += most;
+        held += rows * F * sizeof(float);
+    }
+    log_info(evaluating->run->log, "features: %.1f MiB a rank, and %.1f MiB while a quantity is found",
+             held / 0x1p20, work / 0x1p20);
+}
+
 static bool find_all(struct pictures *pictures, struct fault *fault)
 {
     struct evaluating *evaluating = pictures->evaluating;
     const struct run *run = evaluating->run;
     if (open_samples(pictures, fault) && choose_size(pictures, fault) && open_networks(pictures, fault)) // 1
         open_real(pictures, fault);
-    if (!comm_agree(run->comm, fault) || run->check_only) return fault->code == EXIT_CODE_OK;
+    if (!comm_agree(run->comm, fault)) return false;
+    if (run->check_only) {
+        report_memory(pictures);
+        return true;
+    }
     timer_start(run->timers, "features");
     bool ok = evaluate_features(pictures, fault); // 2
     timer_stop(run->timers, "features");

@@ -213,7 +213,7 @@ class Trial:
         result = self.run({"evaluate.clip_folder": FIXTURES / "clip_vision_whole"}, ranks=2)
         self.checks.that(result.returncode == INPUT_FAULT, f"2 ranks: exit code {result.returncode}")
         result = self.chain.run("evaluate", settings={**QUIET, **NETWORKS, "run.log": "normal"}, arguments=["--check"])
-        self.checks.that(result.returncode == 0 and "planned memory" in result.stdout, f"--check:\n{result.stdout}")
+        self.checks.that(result.returncode == 0 and "planned memory" in result.stdout and "features: " in result.stdout, f"--check:\n{result.stdout}")
 
     def experts_of_another_assignment(self):
         self.chain.make("finetune")
