@@ -45,8 +45,10 @@ class Trial:
         self.number = {split: [int(name.decode().split(".")[0]) for name in read(self.chain.path("data.h5"), f"{split}/image")]
                        for split in ("train", "validation")}
         self.assigned = {split: read(self.chain.path("assignment.h5"), f"{split}/expert") for split in self.number}
-        count = len(self.number["train"])
-        write_samples(self.chain, "samples.h5", "train", self.assigned["train"], numpy.arange(count), self.made[self.number["train"]])
+        # Not of every item, and in another order than theirs.
+        self.items = numpy.arange(2, len(self.number["train"]))[::-1]
+        self.places = numpy.array(self.number["train"])[self.items]
+        write_samples(self.chain, "samples.h5", "train", self.assigned["train"][self.items], self.items, self.made[self.places])
 
     def write_original(self, i):
         Image.fromarray(self.originals[i]).save(self.chain.path("originals") / f"{i}.png")
@@ -78,16 +80,15 @@ class Trial:
                 if name == "captions" and cache != "clip_folder":
                     continue
                 found = read(self.chain.path(f"evaluate_cache_{name}_{cache}.h5"), "values")
-                expected = self.reference[f"{network}_{column}"][self.number["train"]]
+                expected = self.reference[f"{network}_{column}"][self.places if name == "samples" else self.places[::-1]]
                 error = abs(found - expected).max() / abs(expected).max()
                 self.checks.that(error <= FEATURES, f"{name} by {cache}: features are off by {error:.1e}")
 
     def expected(self, name, row, left_out=()):
         """Of experts as a whole (row 0) or one: the value, and with real pictures in the place of the generated ones."""
         network, quantity = MEASURES[name]
-        here = [i for i in range(len(self.number["train"])) if row in (0, self.assigned["train"][i] + 1)]
-        made, real = (numpy.array(self.number["train"])[[i for i in here if of_made or self.number["train"][i] not in left_out]]
-                      for of_made in (True, False))
+        made = numpy.array([self.number["train"][i] for i in self.items if row in (0, self.assigned["train"][i] + 1)])
+        real = numpy.array([place for place in made if place not in left_out])
         features = {column: self.reference[f"{network}_{column}"].astype(float) for column in ("originals", "made")}
         if name == "clip_score":
             captions = self.reference["clip_caption"].astype(float)
@@ -168,8 +169,7 @@ class Trial:
         # One folder for both: opened once, CMMD by the same features.
         said = self.evaluate({"evaluate.cmmd_folder": NETWORKS["evaluate.clip_folder"]})
         self.checks.that(not any("cmmd_folder" in name for name in self.computed(said)), f"one network twice:\n{said}")
-        here = numpy.array(self.number["train"])
-        made, real = (self.reference[f"clip_{name}"].astype(float)[here] for name in ("made", "originals"))
+        made, real = (self.reference[f"clip_{name}"].astype(float)[self.places] for name in ("made", "originals"))
         found, wanted = read(self.metrics, "cmmd")[0], cmmd(made, real)
         self.checks.that(abs(found - wanted) <= LIMITS["cmmd"] * wanted, f"CMMD by the other network is {found}, expected {wanted}")
 
@@ -182,13 +182,13 @@ class Trial:
     # ---- pictures that are not there
 
     def broken_pictures_are_left_out(self):
-        broken, missing = self.number["train"][1], self.number["train"][-2]
+        broken, missing = self.number["train"][3], self.number["train"][-2]
         folder = self.chain.path("originals")
         (folder / f"{broken}.png").write_bytes((folder / f"{broken}.png").read_bytes()[:60])
         (folder / f"{missing}.png").unlink()
         for again in range(2):  # computed, and from the caches
             said = self.evaluate()
-            self.checks.that("2 of " in said and "no real picture of item 1 of train" in said and "it is not in originals" in said,
+            self.checks.that("2 of " in said and "no real picture of item 3 of train" in said and "it is not in originals" in said,
                              f"broken pictures are not told:\n{said}")
         self.numbers_are_numpys({broken, missing})
         self.refuse("more broken pictures than allowed", "2 pictures of train", "1 are allowed", **{"data.bad_picture_limit": 1})
@@ -197,6 +197,15 @@ class Trial:
         said = self.evaluate()
         self.checks.that("no real picture" not in said and self.computed(said)["features of real pictures (inception)"] > 0,
                          f"mended pictures:\n{said}")
+        self.numbers_are_numpys()
+
+    def without_the_other_split(self):
+        """Pictures of the validation alone, as COCO's are in a folder of their own: nothing stands in for the generated ones."""
+        for i in self.number["validation"]:
+            (self.chain.path("originals") / f"{i}.png").unlink()
+        said = self.evaluate()
+        self.checks.that("originals has no picture of the split validation" in said, f"no partners:\n{said}")
+        self.checks.that(not read(self.metrics, "real/count").any() and numpy.isnan(read(self.metrics, "real/frechet")).all(), "partners of nothing")
         self.numbers_are_numpys()
 
     def refusals(self):
@@ -208,7 +217,7 @@ class Trial:
         elsewhere.mkdir()
         self.refuse("a folder without pictures", "elsewhere: ", pictures_source="elsewhere")
         shutil.copy(self.chain.path("originals") / "0.png", elsewhere / "other.png")
-        self.refuse("pictures of other names", f"{len(self.number['train'])} pictures of train are missing from elsewhere", pictures_source="elsewhere",
+        self.refuse("pictures of other names", f"{len(self.items)} pictures of train are missing from elsewhere", pictures_source="elsewhere",
                     **{"data.bad_picture_limit": 3})
         result = self.run({"evaluate.clip_folder": FIXTURES / "clip_vision_whole"}, ranks=2)
         self.checks.that(result.returncode == INPUT_FAULT, f"2 ranks: exit code {result.returncode}")
@@ -242,6 +251,7 @@ def main():
         trial.another_network_is_noticed(kept)
         trial.what_has_no_network_is_left_out()
         trial.broken_pictures_are_left_out()
+        trial.without_the_other_split()
         trial.refusals()
         trial.experts_of_another_assignment()
         trial.checks.end()
