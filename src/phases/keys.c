@@ -92,7 +92,7 @@ static const struct key keys[] = {
     {"files.metrics", KEY_FILE, "\"metrics.h5\"", NULL, NULL,
      "quality and cost of the experts; written by evaluate", {EVALUATE(metrics_file)}},
     {"files.evaluate_cache", KEY_FILE, "\"evaluate_cache\"", NULL, NULL,
-     "what evaluate need not compute again, evaluate_cache_real.h5 and so on: what stands before the last _; written by evaluate", {EVALUATE(cache_file)}},
+     "what evaluate need not compute again, evaluate_cache_real_trained.h5 and so on: what stands before the last _; written by evaluate", {EVALUATE(cache_file)}},
     {"files.export", KEY_FILE, "\"export\"", NULL, NULL,
      "folder for PyTorch users: in it expert_00 and so on, and router; written by export", {EXPORT(folder)}},
     {"files.bench", KEY_FILE, "\"bench.h5\"", NULL, NULL,
