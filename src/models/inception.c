@@ -369,6 +369,9 @@ bool inception_open(struct backend *backend, const char *folder, enum dtype dtyp
         inception_close(opened);
         return false;
     }
+    struct sha256 *hash = sha256_new();
+    weights_identify(&opened->parameters, hash);
+    sha256_finish(hash, opened->id);
     parameter_set_freeze(&opened->parameters, dtype, false);
     opened->tape = tape_new(backend, dtype);
     *inception = opened;

@@ -10,6 +10,7 @@
 #define MODELS_INCEPTION_H
 
 #include "base/fault.h"
+#include "io/sha256.h"
 #include "nn/layers.h"
 
 enum {
@@ -32,6 +33,8 @@ struct inception {
     struct parameter_set parameters; /* batch norm is folded into weight and bias */
     struct inception_block *block;   /* owned, as is */
     struct tape *tape;
+    char id[SHA256_HEX_SIZE]; /* SHA-256 of the weights, batch norm folded in: all that features depend on but
+                                 the precision; of an opened folder */
 };
 
 /* Reads a folder and readies the network for inference in `dtype`. Faults are EXIT_CODE_INPUT. Free with

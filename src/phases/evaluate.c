@@ -16,6 +16,7 @@
 #include "io/sha256.h"
 #include "phases/data_text.h"
 #include "phases/expert_file.h"
+#include "phases/provenance.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -49,11 +50,11 @@ void row_name(const struct evaluating *evaluating, int64_t row, char name[ROW_NA
         snprintf(name, ROW_NAME_SIZE, "expert %lld", (long long)(row - ROW_EXPERTS));
 }
 
-char *evaluate_key(const struct evaluating *evaluating)
+char *evaluate_key(const struct evaluating *evaluating, enum dtype dtype)
 {
     return check_format("program %s\n%s %s\ndata %s\nsplit %s\n", version_commit(),
-                        evaluating->backend->ops->name, dtype_name(evaluating->dtype),
-                        evaluating->data.content_id, evaluate_split_name(evaluating->cfg->split));
+                        evaluating->backend->ops->name, dtype_name(dtype), evaluating->data.content_id,
+                        evaluate_split_name(evaluating->cfg->split));
 }
 
 char *evaluate_cache_path(const struct evaluating *evaluating, const char *name)
@@ -63,9 +64,11 @@ char *evaluate_cache_path(const struct evaluating *evaluating, const char *name)
 
 // ---- 1: inputs
 
-/* Whether all that is read is there; a fault names the phase that makes what is not. */
+/* Whether all that is read is there; a fault names the phase that makes what is not. Beside published metric
+ * networks clip.h5 may be missing. */
 static bool check_files(const struct evaluate_cfg *cfg, struct fault *fault)
 {
+    bool published = *cfg->inception || *cfg->clip_folder || *cfg->cmmd_folder;
     const struct {
         const char *path, *phase, *instead;
         bool needed;
@@ -78,7 +81,7 @@ static bool check_files(const struct evaluate_cfg *cfg, struct fault *fault)
         {cfg->teacher_samples_file, "sample with sample.model = \"teacher\"",
          ", or set evaluate.teacher_pictures = false", cfg->pictures && cfg->teacher_pictures},
         {cfg->clip_file, "pretrain with pretrain.model = \"clip\"", ", or set evaluate.pictures = false",
-         cfg->pictures},
+         cfg->pictures && !published},
     };
     for (size_t f = 0; f < sizeof files / sizeof *files; f++)
         if (files[f].needed && access(files[f].path, F_OK) != 0)
@@ -101,6 +104,23 @@ static bool check_experts(const struct evaluate_cfg *cfg, int64_t K, struct faul
     return true;
 }
 
+/* Experts that were finetuned on the prompts of another assignment are not what this one's table is about. */
+static bool check_training(const struct evaluating *evaluating, struct fault *fault)
+{
+    const struct evaluate_cfg *cfg = evaluating->cfg;
+    bool ok = true;
+    for (int64_t k = 0; ok && cfg->experts == EXPERTS_FINETUNED && k < evaluating->K; k++) {
+        char *path = expert_path(cfg->expert_file, k);
+        struct h5_reader *reader = NULL;
+        ok = h5_open(path, FILE_EXPERT, &reader, fault) &&
+             provenance_check_parent(reader, "assignment.h5", evaluating->assignment.content_id,
+                                     "run finetune again, or name its files.assignment", fault);
+        h5_close(reader);
+        free(path);
+    }
+    return ok;
+}
+
 static bool open_inputs(struct evaluating *evaluating, struct fault *fault)
 {
     const struct evaluate_cfg *cfg = evaluating->cfg;
@@ -116,13 +136,16 @@ static bool open_inputs(struct evaluating *evaluating, struct fault *fault)
         return false;
     evaluating->info = dataset_info(evaluating->dataset);
     evaluating->K = routing->router->config.K;
-    if (cfg->pictures &&
+    if (cfg->pictures && !*cfg->pictures_source &&
         !lineage_check_pictures(&evaluating->data, cfg->data_file,
-                                "set evaluate.pictures = false, which leaves the losses and the cost", fault))
+                                "name the files of the real ones in evaluate.pictures_source, or set "
+                                "evaluate.pictures = false, which leaves the losses and the cost",
+                                fault))
         return false;
     int64_t resolution = cfg->macs_resolution;
     return assignment_read(cfg->assignment_file, split, evaluating->info->items, routing, &evaluating->data,
                            &evaluating->assignment, fault) &&
+           check_training(evaluating, fault) &&
            (resolution == 0 || unet_check_latents(&routing->unet->config, resolution, resolution, fault));
 }
 

@@ -98,7 +98,8 @@ static char *timesteps_text(const struct integer_list *timesteps)
 
 static char *denoising_key(const struct evaluating *evaluating, const struct expert *expert)
 {
-    char *common = evaluate_key(evaluating), *timesteps = timesteps_text(&evaluating->cfg->timesteps);
+    char *common = evaluate_key(evaluating, evaluating->dtype),
+         *timesteps = timesteps_text(&evaluating->cfg->timesteps);
     char *key = check_format(
         "%sexpert %lld of router %s\n%s %s\nassignment %s\nteacher %s\n%s\nseed %lld\nbatch %lld\n", common,
         (long long)expert->index, evaluating->routing.lineage.content_id,

@@ -51,7 +51,8 @@ static bool write_quantities(const struct evaluating *evaluating, struct h5_writ
     int64_t M = evaluating->M;
     bool pictures = evaluating->cfg->pictures, teacher = evaluating->cfg->teacher;
     for (enum quantity q = 0; q < QUANTITIES; q++) {
-        if (q < PICTURE_QUANTITIES ? !pictures : q == QUANTITY_DISTILL_OUT && !teacher) continue;
+        bool measured = q < PICTURE_QUANTITIES && pictures && evaluating->measured_with[q].width > 0;
+        if (q < PICTURE_QUANTITIES ? !measured : q == QUANTITY_DISTILL_OUT && !teacher) continue;
         if (!write_intervals(writer, "", q, "", M, evaluating->value[q], fault)) return false;
         if (q < DISTANCES &&
             !write_intervals(writer, "", q, "_population", M, evaluating->population[q], fault))
@@ -60,6 +61,23 @@ static bool write_quantities(const struct evaluating *evaluating, struct h5_writ
             return false;
     }
     return true;
+}
+
+/* Which network each quantity of pictures was measured with. */
+static bool write_networks(const struct evaluating *evaluating, struct h5_writer *writer, struct fault *fault)
+{
+    bool ok = true;
+    for (int q = 0; ok && q < PICTURE_QUANTITIES; q++) {
+        const struct measured_with *with = &evaluating->measured_with[q];
+        char name[NAME_SIZE], id[NAME_SIZE + 16], features[NAME_SIZE + 16];
+        if (with->width == 0) continue;
+        snprintf(name, sizeof name, "network/%s", quantity_name((enum quantity)q));
+        snprintf(id, sizeof id, "%s_id", name);
+        snprintf(features, sizeof features, "%s_features", name);
+        ok = h5_write_text(writer, name, with->kind, fault) && h5_write_text(writer, id, with->id, fault) &&
+             h5_write_one_int64(writer, features, with->width, fault);
+    }
+    return ok;
 }
 
 static bool write_models(const struct evaluating *evaluating, struct h5_writer *writer, struct fault *fault)
@@ -119,7 +137,8 @@ static bool write_settings(const struct evaluating *evaluating, struct h5_writer
            h5_write_text(writer, "settings/experts", cfg->experts == EXPERTS_SLICED ? "sliced" : "finetuned",
                          fault) &&
            h5_write_one_int64(writer, "settings/seed", cfg->run.seed, fault) &&
-           h5_write_one_int64(writer, "settings/features", evaluating->feature_width, fault) &&
+           h5_write_text(writer, "settings/real_pictures", *cfg->pictures_source ? "files" : "latents",
+                         fault) &&
            h5_write_one_int64(writer, "settings/bootstrap", cfg->bootstrap, fault) &&
            h5_write_one_int64(writer, "settings/half_samples", cfg->half_samples, fault) &&
            h5_write_int64(writer, "settings/latents", 1, (int64_t[]){2}, latents, fault) &&
@@ -133,10 +152,21 @@ static bool write_all_of_it(const struct evaluating *evaluating, struct h5_write
                             struct fault *fault)
 {
     return write_models(evaluating, writer, fault) && write_quantities(evaluating, writer, fault) &&
-           write_items(evaluating, writer, fault) && write_settings(evaluating, writer, fault);
+           write_networks(evaluating, writer, fault) && write_items(evaluating, writer, fault) &&
+           write_settings(evaluating, writer, fault);
 }
 
-/* Everything that was read. The names of the experts' files are the caller's: names[K]. */
+/* The content id of clip.h5, NULL: it was not used. */
+static const char *trained_clip_id(const struct evaluating *evaluating)
+{
+    for (int q = 0; q < PICTURE_QUANTITIES; q++) {
+        const struct measured_with *with = &evaluating->measured_with[q];
+        if (with->width > 0 && strcmp(with->path, evaluating->cfg->clip_file) == 0) return with->id;
+    }
+    return NULL;
+}
+
+/* Everything of the chain that was read. The names of the experts' files are the caller's: names[K]. */
 static int list_parents(const struct evaluating *evaluating, char (*names)[NAME_SIZE],
                         struct h5_parent *parent)
 {
@@ -150,7 +180,8 @@ static int list_parents(const struct evaluating *evaluating, char (*names)[NAME_
         parent[count++] = (struct h5_parent){"samples.h5", evaluating->samples_id[0]};
         if (evaluating->cfg->teacher_pictures)
             parent[count++] = (struct h5_parent){"teacher_samples.h5", evaluating->samples_id[1]};
-        parent[count++] = (struct h5_parent){"clip.h5", evaluating->clip_id};
+        const char *clip = trained_clip_id(evaluating);
+        if (clip) parent[count++] = (struct h5_parent){"clip.h5", clip};
     }
     for (int64_t k = 0; k < evaluating->K; k++) {
         const char *id = evaluating->expert_ids + k * SHA256_HEX_SIZE;
@@ -198,6 +229,17 @@ static const char *cell(struct interval interval, char text[NAME_SIZE])
     return text;
 }
 
+static void report_networks(const struct evaluating *evaluating)
+{
+    for (int q = 0; q < PICTURE_QUANTITIES; q++) {
+        const struct measured_with *with = &evaluating->measured_with[q];
+        if (with->width > 0)
+            log_info(evaluating->run->log, "%s by the network %s of %s (%.12s), %lld features",
+                     quantity_name((enum quantity)q), with->kind, with->path, with->id,
+                     (long long)with->width);
+    }
+}
+
 static void report_pictures(const struct evaluating *evaluating)
 {
     const struct log *log = evaluating->run->log;
@@ -226,7 +268,10 @@ void evaluate_report(const struct evaluating *evaluating)
     const struct log *log = evaluating->run->log;
     char name[ROW_NAME_SIZE], text[2][NAME_SIZE], seconds[NAME_SIZE];
     log_info(log, "values, and in brackets their 95 %% intervals");
-    if (evaluating->cfg->pictures) report_pictures(evaluating);
+    if (evaluating->cfg->pictures) {
+        report_networks(evaluating);
+        report_pictures(evaluating);
+    }
     log_info(log, "%-11s %8s  %-26s %-26s %10s %12s %12s", "", "prompts", "denoising loss",
              "distance to the teacher", "GMACs", "weights", "s a picture");
     for (int64_t m = 0; m < evaluating->M; m++) {

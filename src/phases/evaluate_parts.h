@@ -41,6 +41,13 @@ struct sampling_settings {
     double guidance;
 };
 
+/* The network that a quantity of pictures is measured with; width 0: the quantity is left out. */
+struct measured_with {
+    const char *kind, *path;  /* "inception" and its folder; borrowed */
+    char id[SHA256_HEX_SIZE]; /* of all that its features depend on; of clip.h5 the content id */
+    int64_t width;            /* of its features */
+};
+
 struct evaluating {
     struct run *run;
     const struct evaluate_cfg *cfg;
@@ -67,13 +74,12 @@ struct evaluating {
     struct interval *population[DISTANCES];    /* the distances without the offset of few pictures */
     int64_t *partners;                         /* pictures of the other split compared with */
     struct interval *real[PICTURE_QUANTITIES]; /* the same of real pictures */
-    int64_t feature_width;                     /* 0: no pictures */
+    struct measured_with measured_with[PICTURE_QUANTITIES];
 
     /* per item of the split, [N, T]: squared errors, mean over the latent's elements; owned */
     double *loss, *distill_out, *teacher_loss;
     char *expert_ids;                    /* [K, SHA256_HEX_SIZE] content ids of the experts' files; owned */
     char samples_id[2][SHA256_HEX_SIZE]; /* of the samples, and of the teacher's */
-    char clip_id[SHA256_HEX_SIZE];
 };
 
 const char *evaluate_split_name(enum evaluate_split split); /* "validation" */
@@ -83,8 +89,9 @@ void row_name(const struct evaluating *evaluating, int64_t row, char name[ROW_NA
 /* The teacher's row, or -1. */
 int64_t row_of_teacher(const struct evaluating *evaluating);
 
-/* What every cache depends on: the program, data, split, precision. The caller frees it. */
-char *evaluate_key(const struct evaluating *evaluating);
+/* What every cache depends on: the program, data, split, precision of the computation. The caller frees it.
+ */
+char *evaluate_key(const struct evaluating *evaluating, enum dtype dtype);
 /* "run/evaluate_cache_real.h5"; the caller frees it. */
 char *evaluate_cache_path(const struct evaluating *evaluating, const char *name);
 

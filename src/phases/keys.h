@@ -238,7 +238,7 @@ struct evaluate_cfg {
     char *metrics_file;         /* written */
     enum evaluate_split split;
     enum expert_source experts;
-    bool pictures;         /* samples.h5 and clip.h5 are there */
+    bool pictures;         /* samples.h5 and the metric networks are there */
     bool teacher;          /* the teacher too, and the experts' distance to it */
     bool teacher_pictures; /* its pictures too */
     int64_t batch;         /* items denoised at a time */
@@ -246,6 +246,10 @@ struct evaluate_cfg {
     int64_t bootstrap, half_samples; /* replicates of means, and of distances (0: no intervals) */
     int64_t timing_batch;            /* pictures, 0: no time is measured */
     int64_t macs_resolution;         /* of latents, 0: the data's */
+
+    char *inception, *clip_folder, *cmmd_folder; /* published networks; "": clip.h5 in its place */
+    char *pictures_source;                       /* real pictures; "": decoded from latents */
+    int64_t bad_picture_limit, max_pixels;       /* of those */
 };
 
 struct export_cfg {

@@ -4,6 +4,7 @@
 #include "io/half.h"
 #include "io/text_file.h"
 #include "models/prompt_encoder.h"
+#include "phases/data_text.h"
 #include "train/dataset.h"
 
 #include <stdio.h>
@@ -18,6 +19,8 @@ struct prompt_reader {
     struct dataset *dataset;      // of a split, or NULL
     struct h5_reader *data;       // the same file
     struct lineage lineage;       // of the data
+    struct backend *text_backend; // of the next; NULL without a split
+    struct text_encoder text;     // of a split that has token ids; or zero
     struct backend *backend;      // of the encoder, which is run under --check too, or NULL
     struct prompt_encoder encoder;
     float *away;      // [T, D] token states of what guidance leads away from
@@ -133,7 +136,19 @@ static bool read_column(struct h5_reader *data, const char *split, const char *w
     return true;
 }
 
-static bool read_split(struct prompt_reader *reader, struct sample_prompts *prompts, struct fault *fault)
+/* The split's states, or ids from which the pipeline's text encoder makes them. */
+static bool open_dataset(const struct run *run, struct prompt_reader *reader, enum dtype dtype,
+                         struct fault *fault)
+{
+    const struct sample_cfg *cfg = reader->cfg;
+    reader->text_backend = backend_open(BACKEND_CPU);
+    return data_text_open(run, cfg->data_file, cfg->pipeline, reader->text_backend, dtype, &reader->text,
+                          fault) &&
+           dataset_open(cfg->data_file, cfg->split, &reader->text, &reader->dataset, fault);
+}
+
+static bool read_split(const struct run *run, struct prompt_reader *reader, enum dtype dtype,
+                       struct sample_prompts *prompts, struct fault *fault)
 {
     const struct sample_cfg *cfg = reader->cfg;
     char name[NAME_SIZE];
@@ -144,7 +159,7 @@ static bool read_split(struct prompt_reader *reader, struct sample_prompts *prom
     if (!h5_exists(reader->data, name))
         return fault_raise(fault, EXIT_CODE_INPUT, "%s: %s is missing: it has no split %s", cfg->data_file,
                            name, cfg->split);
-    if (!dataset_open(cfg->data_file, cfg->split, NULL, &reader->dataset, fault)) return false;
+    if (!open_dataset(run, reader, dtype, fault)) return false;
     const struct dataset_info *info = dataset_info(reader->dataset);
     int64_t rows = cfg->limit > 0 && cfg->limit < info->items ? cfg->limit : info->items;
     if (!read_column(reader->data, cfg->split, "caption", rows, &prompts->text, fault) ||
@@ -257,11 +272,12 @@ static bool read_away(struct prompt_reader *reader, struct sample_prompts *promp
 
 // ---- all of it
 
-static bool read_prompts(const struct run *run, struct sample_prompts *prompts, struct fault *fault)
+static bool read_prompts(const struct run *run, enum dtype dtype, struct sample_prompts *prompts,
+                         struct fault *fault)
 {
     struct prompt_reader *reader = prompts->reader;
     const struct sample_cfg *cfg = reader->cfg;
-    if (*cfg->split) return read_split(reader, prompts, fault);
+    if (*cfg->split) return read_split(run, reader, dtype, prompts, fault);
     bool ok = *cfg->prompts ? read_file(run, cfg->prompts, prompts, fault)
                             : read_list(&cfg->prompt_list, prompts, fault);
     if (!ok) return false;
@@ -278,7 +294,7 @@ bool sample_prompts_open(const struct run *run, const struct sample_cfg *cfg, en
     *prompts = (struct sample_prompts){.reader = check_calloc(1, sizeof *prompts->reader)};
     prompts->reader->cfg = cfg;
     bool encodes = !*cfg->split || *cfg->negative_prompt;
-    if (read_prompts(run, prompts, fault) &&
+    if (read_prompts(run, dtype, prompts, fault) &&
         (!encodes || open_encoder(prompts->reader, dtype, prompts, fault)))
         read_away(prompts->reader, prompts, fault);
     return comm_agree(run->comm, fault);
@@ -295,6 +311,8 @@ void sample_prompts_close(struct sample_prompts *prompts)
     h5_close(reader->data);
     lineage_clear(&reader->lineage);
     prompt_encoder_close(&reader->encoder);
+    text_encoder_close(&reader->text);
+    if (reader->text_backend) backend_close(reader->text_backend);
     if (reader->backend) backend_close(reader->backend);
     free(reader->away);
     free(reader->away_mask);

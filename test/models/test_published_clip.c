@@ -1,5 +1,6 @@
-/* A published CLIP folder: features of pictures of any size against transformers' (test/reference/clip.py),
- * what they and the id depend on, and folders that are refused. */
+/* A published CLIP folder: features of pictures of any size and of texts against transformers'
+ * (test/reference/clip.py, metric_networks.py), what they and the id depend on, and folders that are refused.
+ */
 #include "models/published_clip.h"
 
 #include "base/check.h"
@@ -64,7 +65,7 @@ static void features_are_those_of_transformers(void **state)
     load_pictures(picture);
     struct fixture *fixture = fixture_open("clip_vision_whole");
     const double *expected = fixture_doubles(fixture, "outputs/image_embeds");
-    GOOD(published_clip_open(&clip, backend, FOLDER, DTYPE_F32, &fault));
+    GOOD(published_clip_open(&clip, backend, FOLDER, PUBLISHED_CLIP_IMAGE, DTYPE_F32, &fault));
     assert_int_equal(clip.width, P);
     published_clip_image_features(&clip, PICTURES, picture, found);
     double error = 0, largest = 0;
@@ -88,7 +89,7 @@ static void a_picture_has_its_features(void **state)
     float alone[PICTURES * P], found[MANY * P];
     load_pictures(picture);
     for (int i = 0; i < MANY; i++) many[i] = picture[i * i % PICTURES];
-    GOOD(published_clip_open(&clip, backend, FOLDER, DTYPE_F32, &fault));
+    GOOD(published_clip_open(&clip, backend, FOLDER, PUBLISHED_CLIP_IMAGE, DTYPE_F32, &fault));
     for (int i = 0; i < PICTURES; i++) published_clip_image_features(&clip, 1, &picture[i], alone + i * P);
     published_clip_image_features(&clip, MANY, many, found);
     for (int i = 0; i < MANY; i++)
@@ -142,12 +143,12 @@ static void the_id_is_of_what_features_depend_on(void **state)
     };
     struct published_clip clip;
     char id[SHA256_HEX_SIZE];
-    GOOD(published_clip_open(&clip, backend, FOLDER, DTYPE_F32, &fault));
+    GOOD(published_clip_open(&clip, backend, FOLDER, PUBLISHED_CLIP_IMAGE, DTYPE_F32, &fault));
     memcpy(id, clip.id, sizeof id);
     published_clip_close(&clip);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *folder = changed_folder(cases[i].name, cases[i].from, cases[i].to);
-        GOOD(published_clip_open(&clip, backend, folder, DTYPE_F32, &fault));
+        GOOD(published_clip_open(&clip, backend, folder, PUBLISHED_CLIP_IMAGE, DTYPE_F32, &fault));
         if ((strcmp(clip.id, id) == 0) != cases[i].same) fail_msg("%s: id %s", cases[i].to, clip.id);
         published_clip_close(&clip);
         scratch_remove(folder);
@@ -158,7 +159,7 @@ static void the_id_is_of_what_features_depend_on(void **state)
          *path = scratch_path(folder, "model.safetensors"), *data = file_bytes(path, &size);
     data[size - 2] ^= 1;
     file_write(path, data, size);
-    GOOD(published_clip_open(&clip, backend, folder, DTYPE_F32, &fault));
+    GOOD(published_clip_open(&clip, backend, folder, PUBLISHED_CLIP_IMAGE, DTYPE_F32, &fault));
     assert_string_not_equal(clip.id, id);
     published_clip_close(&clip);
     free(data);
@@ -184,13 +185,115 @@ static void other_folders_are_refused(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *folder = changed_folder(cases[i][0], cases[i][1], cases[i][2]);
-        FAILS(published_clip_open(&clip, backend, folder, DTYPE_F32, &fault), EXIT_CODE_INPUT, cases[i][3]);
+        FAILS(published_clip_open(&clip, backend, folder, PUBLISHED_CLIP_IMAGE, DTYPE_F32, &fault),
+              EXIT_CODE_INPUT, cases[i][3]);
         scratch_remove(folder);
     }
-    FAILS(published_clip_open(&clip, backend, "test/fixtures/clip_vision_gelu", DTYPE_F32, &fault),
+    FAILS(published_clip_open(&clip, backend, "test/fixtures/clip_vision_gelu", PUBLISHED_CLIP_IMAGE,
+                              DTYPE_F32, &fault),
           EXIT_CODE_INPUT, "pictures of 2 channels, 3 allowed");
-    FAILS(published_clip_open(&clip, backend, "none", DTYPE_F32, &fault), EXIT_CODE_INPUT, "No such file");
+    FAILS(published_clip_open(&clip, backend, "none", PUBLISHED_CLIP_IMAGE, DTYPE_F32, &fault),
+          EXIT_CODE_INPUT, "No such file");
     published_clip_close(&clip);
+}
+
+#define WHOLE "test/fixtures/clip_metric"
+
+/* From text to text_embeds: tokens, padding, truncation, the end token, projection. */
+static void text_features_are_those_of_transformers(void **state)
+{
+    (void)state;
+    enum { TEXTS = 7, WIDTH = 9, REPEATED = 3 * TEXTS };
+    struct fault fault = {0};
+    struct published_clip clip;
+    struct h5_reader *reader;
+    struct h5_strings text;
+    float found[REPEATED * WIDTH];
+    const char *repeated[REPEATED];
+    int64_t cut[REPEATED];
+    GOOD(h5_open("test/fixtures/metric_networks.h5", FILE_REFERENCE, &reader, &fault));
+    GOOD(h5_read_strings(reader, "inputs/text", 0, TEXTS, 1 << 16, &text, &fault));
+    h5_close(reader);
+    struct fixture *fixture = fixture_open("metric_networks");
+    const double *expected = fixture_doubles(fixture, "outputs/text_embeds");
+    GOOD(published_clip_open(&clip, backend, WHOLE, PUBLISHED_CLIP_IMAGE_AND_TEXT, DTYPE_F32, &fault));
+    assert_int_equal(clip.width, WIDTH);
+    assert_int_equal(clip.tokens, 20);
+    published_clip_text_features(&clip, TEXTS, (const char *const *)text.item, found, cut);
+    double error = 0, largest = 0;
+    for (int i = 0; i < TEXTS * WIDTH; i++) {
+        error = fmax(error, fabs(found[i] - expected[i]));
+        largest = fmax(largest, fabs(expected[i]));
+    }
+    if (!(error <= TOLERANCE * largest)) fail_msg("off by %g of %g", error, largest);
+    assert_int_equal(cut[5], 0); // 18 words and the two marks are 20 tokens
+    assert_int_equal(cut[6], 1);
+    // A text has its features bit for bit, whatever is computed beside it.
+    float many[REPEATED * WIDTH];
+    for (int i = 0; i < REPEATED; i++) repeated[i] = text.item[i * i % TEXTS];
+    published_clip_text_features(&clip, REPEATED, repeated, many, NULL);
+    for (int i = 0; i < REPEATED; i++)
+        assert_memory_equal(many + i * WIDTH, found + i * i % TEXTS * WIDTH, WIDTH * sizeof *found);
+    published_clip_text_features(&clip, 0, NULL, NULL, NULL);
+    published_clip_close(&clip);
+    h5_strings_free(&text);
+    fixture_close(fixture);
+}
+
+/* With the text tower the id is of both and of the tokenizer; without, its features are the same pictures'.
+ */
+static void the_text_tower_is_a_part_of_the_id(void **state)
+{
+    (void)state;
+    struct fault fault = {0};
+    struct published_clip image, both, padded;
+    struct image picture[PICTURES];
+    float of_image[PICTURES * P], of_both[PICTURES * P];
+    static const char *const names[] = {"config.json",       "preprocessor_config.json",
+                                        "model.safetensors", "vocab.json",
+                                        "merges.txt",        "tokenizer_config.json"};
+    load_pictures(picture);
+    GOOD(published_clip_open(&image, backend, WHOLE, PUBLISHED_CLIP_IMAGE, DTYPE_F32, &fault));
+    GOOD(published_clip_open(&both, backend, WHOLE, PUBLISHED_CLIP_IMAGE_AND_TEXT, DTYPE_F32, &fault));
+    assert_string_not_equal(image.id, both.id);
+    published_clip_image_features(&image, PICTURES, picture, of_image);
+    published_clip_image_features(&both, PICTURES, picture, of_both);
+    assert_memory_equal(of_image, of_both, PICTURES * (size_t)image.width * sizeof *of_image);
+    // Padding by another token: another tokenizer.
+    char *folder = scratch_make();
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        size_t size;
+        char *source = check_format(WHOLE "/%s", names[i]), *path = scratch_path(folder, names[i]),
+             *data = file_bytes(source, &size);
+        char *padding = i == 5 ? strstr(data, "\"pad_token\": \"<|endoftext|>\"") : NULL;
+        if (padding) memcpy(padding + 13, "\"!\"            ", 15);
+        file_write(path, data, size);
+        free(data);
+        free(path);
+        free(source);
+    }
+    GOOD(published_clip_open(&padded, backend, folder, PUBLISHED_CLIP_IMAGE_AND_TEXT, DTYPE_F32, &fault));
+    assert_string_not_equal(padded.id, both.id);
+    published_clip_close(&padded);
+    published_clip_close(&both);
+    published_clip_close(&image);
+    for (int i = 0; i < PICTURES; i++) image_free(&picture[i]);
+    scratch_remove(folder);
+}
+
+static void folders_without_a_text_tower_are_refused(void **state)
+{
+    (void)state;
+    struct fault fault = {0};
+    struct published_clip clip;
+    const char *const cases[][2] = {
+        {FOLDER, "neither tokenizer.json nor both of vocab.json and merges.txt are there"},
+        {"test/fixtures/clip_vision_quick", "image_size: unknown key"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        FAILS(published_clip_open(&clip, backend, cases[i][0], PUBLISHED_CLIP_IMAGE_AND_TEXT, DTYPE_F32,
+                                  &fault),
+              EXIT_CODE_INPUT, cases[i][1]);
 }
 
 /* The text encoder's weights may be there in the folder of a whole model alone. */
@@ -216,9 +319,14 @@ static void an_image_encoder_has_no_text_weights(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(features_are_those_of_transformers),   cmocka_unit_test(a_picture_has_its_features),
-        cmocka_unit_test(the_id_is_of_what_features_depend_on), cmocka_unit_test(other_folders_are_refused),
+        cmocka_unit_test(features_are_those_of_transformers),
+        cmocka_unit_test(a_picture_has_its_features),
+        cmocka_unit_test(the_id_is_of_what_features_depend_on),
+        cmocka_unit_test(other_folders_are_refused),
         cmocka_unit_test(an_image_encoder_has_no_text_weights),
+        cmocka_unit_test(text_features_are_those_of_transformers),
+        cmocka_unit_test(the_text_tower_is_a_part_of_the_id),
+        cmocka_unit_test(folders_without_a_text_tower_are_refused),
     };
     return cmocka_run_group_tests(tests, open_backend, close_backend);
 }

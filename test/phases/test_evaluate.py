@@ -39,7 +39,7 @@ def write_samples(chain, name, split, expert, item, pixels, **changes):
     count = len(expert)
     values = {"prompt": numpy.full(count, text("a prompt")), "expert": numpy.asarray(expert, "i4"), "item": numpy.asarray(item, "i8"),
               "index": numpy.zeros(count, "i8"), "seed": numpy.full(count, 7, "i8"), "pixels": pixels,
-              "split": numpy.array([text(split)]), "model": numpy.array([text("routed")]), "experts": numpy.array([text("sliced")]),
+              "split": numpy.array([text(split)]), "model": numpy.array([text("teacher" if min(expert) < 0 else "routed")]), "experts": numpy.array([text("sliced")]),
               "settings/sampler": numpy.array([text("ddim")]), "settings/steps": numpy.array([2]),
               "settings/guidance": numpy.array([3.0])}
     parents = {"data.h5": content_id("data.h5"), "router.h5": content_id("router.h5"), "teacher.h5": content_id("teacher.h5")}
@@ -125,27 +125,27 @@ class Trial:
         lines = [line.removeprefix("aptp: ") for line in said.splitlines() if " rows to compute" in line]
         return {line.rsplit(": ", 1)[0]: int(line.rsplit(": ", 1)[1].split()[0]) for line in lines}
 
+    def features(self, name):
+        return read(self.chain.path(f"evaluate_cache_{name}_trained.h5"), "values").astype(float)
+
     # ---- numbers
 
     def near(self, what, found, expected, limit):
         self.checks.that(abs(found - expected) <= limit * max(1, abs(expected)), f"{what} is {found}, expected {expected}")
 
     def features_are_in_order(self):
-        """The real pictures' rows are those of the same pictures generated; text rows are the projection of z."""
-        real, made = read(self.chain.path("evaluate_cache_real.h5"), "values"), read(self.chain.path("evaluate_cache_samples.h5"), "values")
-        width = made.shape[1]
-        self.checks.that(numpy.array_equal(real[:, :width], made[:self.count]), "features of a real picture depend on where it came from")
+        """The real pictures' rows are those of the same pictures generated; captions' rows are the projection of z."""
+        real, captions, made = (self.features(name) for name in ("real", "captions", "samples"))
+        self.checks.that(numpy.array_equal(real, made[:self.count]), "features of a real picture depend on where it came from")
         self.checks.that(len(numpy.unique(made[:self.count], axis=0)) > self.count // 2, "features of unlike pictures are alike")
         weight = read(self.chain.path("clip.h5"), "weights/text_projection.weight").astype(float)
         texts = read(self.chain.path("data.h5"), "train/embedding").astype(float) @ weight.T
-        self.checks.that(numpy.allclose(real[:, width:], texts, rtol=0, atol=1e-6 * abs(texts).max()), "text features are not W z")
+        self.checks.that(numpy.allclose(captions, texts, rtol=0, atol=1e-6 * abs(texts).max()), "text features are not W z")
 
     def pictures_are_numpys(self):
-        real, by_experts, by_teacher = (read(self.chain.path(f"evaluate_cache_{name}.h5"), "values").astype(float)
-                                        for name in ("real", "samples", "teacher_samples"))
+        image, prompt, by_experts, by_teacher = (self.features(name) for name in ("real", "captions", "samples", "teacher_samples"))
         made, expert, item = (numpy.concatenate(pair) for pair in
                               [(by_experts, by_teacher), *((self.samples[name], self.teachers[name]) for name in ("expert", "item"))])
-        image, prompt = real[:, :made.shape[1]], real[:, made.shape[1]:]
         names = [name.decode() for name in read(self.metrics, "model")]
         self.checks.that(names == ["all", "expert 0", "expert 1", "expert 2", "teacher"], f"rows {names}")
         groups = [expert >= 0, *(expert == k for k in range(3)), expert == -1]
@@ -165,8 +165,7 @@ class Trial:
 
     def partners_are_numpys(self):
         """With few pictures to be had in the other split, each of them is a partner once, within its expert."""
-        others = read(self.chain.path("evaluate_cache_others.h5"), "values").astype(float)
-        real = read(self.chain.path("evaluate_cache_real.h5"), "values").astype(float)[:, :others.shape[1]]
+        others, real = self.features("others"), self.features("real")
         assigned = read(self.chain.path("assignment.h5"), "validation/expert")
         expected = sum(min(int((self.assigned == k).sum()), int((assigned == k).sum())) for k in range(3))
         self.checks.that(len(others) == expected == read(self.metrics, "real/count")[0], f"{len(others)} partners, {expected} expected")
@@ -257,8 +256,8 @@ class Trial:
         """Other pictures: their features are computed, the real ones' are not, and the numbers change."""
         write_samples(self.chain, "samples.h5", **{**self.samples, "pixels": 255 - self.samples["pixels"]})
         computed = self.computed(self.evaluate())
-        self.checks.that(computed["features of generated pictures"] == 2 * self.count, f"generated pictures: {computed}")
-        self.checks.that(computed["features of real pictures and captions"] == 0, f"real pictures: {computed}")
+        self.checks.that(computed["features of generated pictures (trained)"] == 2 * self.count, f"generated pictures: {computed}")
+        self.checks.that(computed["features of real pictures (trained)"] == 0, f"real pictures: {computed}")
         changed = {line.split(":")[0] for line in differences(kept, self.metrics)}
         self.checks.that("frechet" in changed and "denoising_loss" not in changed, f"changed: {changed}")
         write_samples(self.chain, "samples.h5", **self.samples)
@@ -333,7 +332,10 @@ class Trial:
         self.refuse("pictures of another size", "8 x 8", pixels=self.samples["pixels"][:, :8, :8])
         result = self.chain.run("evaluate", settings=QUIET, arguments=["--check"])
         self.checks.that(result.returncode == INPUT_FAULT and "8 x 8" in result.stdout, f"--check takes pictures of another size:\n{result.stdout}")
-        self.refuse("a teacher's pictures by experts", "of expert", "sample.model", settings={"files.teacher_samples": "samples.h5"})
+        self.refuse("a teacher's pictures by experts", 'model "routed"', "sample.model", settings={"files.teacher_samples": "samples.h5"})
+        self.refuse("pictures of one expert", 'model "expert"', "sample.model", model=numpy.array([text("expert")]))
+        self.refuse("pictures of the teacher that are not evaluated", "evaluate.teacher is false", model=numpy.array([text("teacher")]),
+                    settings={"evaluate.teacher": "false", "evaluate.teacher_pictures": "false"})
         self.refuse("pictures of another sampler", "not sampled alike", "3 and 2 steps", **{"settings/steps": numpy.array([3])})
         self.refuse("sliced samples of finetuned experts", "expert_00.h5 is missing", "finetune", settings={"evaluate.experts": "finetuned"})
         self.refuse("no metric network", "none.h5 is missing", "pretrain.model", settings={"files.clip": "none.h5"})

@@ -10,6 +10,7 @@ import clip_text
 import fixture
 import inception
 import macs
+import metric_networks
 import metrics
 import pipeline
 import prepared
@@ -29,7 +30,8 @@ def main():
     if not (fixture.FOLDER / "sd21").exists():
         here = fixture.Path(__file__).resolve().parent.parent / "fixtures" / "sd21"
         shutil.copytree(here, fixture.FOLDER / "sd21")
-    for module in (router, metrics, samplers, macs, unet, prune_step, text, resize, clip, inception, vae, clip_text, pipeline, prepared):
+    modules = (router, metrics, samplers, macs, unet, prune_step, text, resize, clip, inception, vae, clip_text, pipeline, prepared, metric_networks)
+    for module in modules:
         print(module.__name__)
         module.main()
     size = sum(path.stat().st_size for path in fixture.FOLDER.rglob("*") if path.is_file())
