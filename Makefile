@@ -30,7 +30,7 @@ HARNESSES := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/fuzz/fuz
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all help info deps venv check check-python check-mpnet test tests mutants fuzz harnesses lint demo study study-results check-report bench reference reference-full readme clean FORCE
+.PHONY: all help info deps venv check check-python check-mpnet test tests mutants fuzz harnesses lint demo study study-results check-report bench reference reference-full rehearsal readme clean FORCE
 
 all: $(PROGRAM)          ## the program alone (what `make` does)
 
@@ -197,6 +197,12 @@ check-python: all        ## exported experts in diffusers, the demo's too (PYTOR
 	$(Q)if [ -f $(DEMO)/finetune.done ]; then ./$(PROGRAM) input/emoji/export.cfg; fi
 	$(Q)$(PYTORCH) test/postproc/check_diffusers.py $(PROGRAM) $(DEMO)
 	$(Q)$(PYTORCH) test/postproc/check_released.py $(PROGRAM) $(ORIGINAL)
+
+# REHEARSAL: some of coco-078 coco-064 cc3m-085 cc3m-066
+rehearsal: deps          ## the paper's studies in short, networks of full size with random weights (an hour; PYTORCH as for reference)
+	$(Q)$(MAKE) --no-print-directory venv all
+	$(Q)$(MAKE) --no-print-directory $(DEMO)/pictures/index.tsv
+	$(Q)sh test/rehearsal/run.sh $(PROGRAM) $(VENV) $(PYTORCH) $(DEMO)/pictures build/rehearsal $(REHEARSAL)
 
 reference:               ## make test/fixtures again (PYTORCH: a Python with torch, diffusers, transformers)
 	$(Q)$(PYTORCH) test/reference/make_all.py

@@ -1,9 +1,11 @@
-"""Stable Diffusion 2.1 at its full size with random weights, as a downloaded folder holds it: full_pipeline.py FOLDER, 2.6 GB in fp16.
+"""Stable Diffusion 2.1 at its full size with random weights, as a downloaded folder holds it: full_pipeline.py FOLDER TOKENIZER, 2.6 GB
+in fp16. TOKENIZER: the folder of its tokenizer, build/venv/clip_tokenizer/sd2.
 
 For rehearsals of what the published weights would be used for: `make rehearsal`.
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +14,6 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import full_clip_text
-from clip_text import clip_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 VAE = dict(block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=768,
@@ -31,15 +32,15 @@ def half(make):
 
 
 def main():
-    folder = Path(sys.argv[1])
+    folder, tokenizer = Path(sys.argv[1]), Path(sys.argv[2])
     torch.manual_seed(1)
-    clip_tokenizer.write_folder(folder / "tokenizer", clip_tokenizer.published_merges(), "!")
     unet = {key: value for key, value in json.loads((ROOT / "input/sd21/unet.json").read_text()).items() if not key.startswith("_")}
     StableDiffusionPipeline(
         vae=half(lambda: AutoencoderKL(**VAE)), text_encoder=half(lambda: CLIPTextModel(CLIPTextConfig(**full_clip_text.CONFIG))),
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"), unet=half(lambda: UNet2DConditionModel(**unet)),
+        tokenizer=CLIPTokenizer.from_pretrained(tokenizer), unet=half(lambda: UNet2DConditionModel(**unet)),
         scheduler=PNDMScheduler(**SCHEDULER), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False).save_pretrained(folder)
+    shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)  # the files of its own time too
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Small stand-ins of the paper's data sets, in their file formats: make_sources.py PICTURES OUT.
+"""Small stand-ins of the paper's data sets, in their file formats and places: make_sources.py PICTURES OUT.
 
-PICTURES: the demo's pictures with index.tsv. OUT/coco gets captions_train.json, captions_val.json and the folders train and val, two
+PICTURES: the demo's pictures with index.tsv. OUT/coco gets annotations/captions_train2014.json, train2014 and the same of val2014, two
 captions a picture; OUT/cc3m the folders train and val of webdataset tars.
 """
 
@@ -24,14 +24,17 @@ def read_index(folder: Path) -> list[tuple[Path, str]]:
 
 def write_coco(out: Path, split: str, items: list[tuple[Path, str]]) -> None:
     images, annotations = [], []
-    (out / split).mkdir(parents=True, exist_ok=True)
+    folder = out / f"{split}2014"
+    for path in (folder, out / "annotations"):
+        path.mkdir(parents=True, exist_ok=True)
     for number, (path, caption) in enumerate(items, 1):
         name = f"COCO_{split}2014_{number:012}.png"
-        (out / split / name).write_bytes(path.read_bytes())
+        (folder / name).write_bytes(path.read_bytes())
         images.append({"id": number, "file_name": name, "height": 32, "width": 32, "license": 1})
         for text in (caption, f"a picture of {caption}"):
             annotations.append({"image_id": number, "id": len(annotations) + 1, "caption": text})
-    (out / f"captions_{split}.json").write_text(json.dumps({"info": {}, "licenses": [], "images": images, "annotations": annotations}))
+    values = {"info": {}, "licenses": [], "images": images, "annotations": annotations}
+    (out / "annotations" / f"captions_{split}2014.json").write_text(json.dumps(values))
 
 
 def write_tars(out: Path, items: list[tuple[Path, str]]) -> None:
