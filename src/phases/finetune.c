@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "phases/assignment_file.h"
+#include "phases/bench_speed.h"
 #include "phases/data_text.h"
 #include "phases/expert_file.h"
 #include "phases/provenance.h"
@@ -447,6 +448,29 @@ static bool finetune_expert(const struct finetuning *tuning, const struct run *g
     return ok;
 }
 
+static double total_macs(const struct unet *unet, const struct dataset_info *info)
+{
+    struct unit_macs macs = unet_macs(unet, info->height, info->width, info->tokens);
+    double total = macs.total;
+    unit_macs_free(&macs);
+    return total;
+}
+
+/* The teacher's forward pass, the expert's, and the backward pass, which is twice that. */
+static void report_time(const struct expert_training *training)
+{
+    const struct finetuning *tuning = training->shared;
+    const struct run *group = training->training.run;
+    double samples = ceil((double)training->training.batch / comm_size(group->comm)); // of a rank
+    double macs = total_macs(training->teacher.unet, tuning->info) +
+                  3 * total_macs(training->expert.unet, tuning->info);
+    bench_speed_report(group, tuning->cfg->bench_file,
+                       &(struct planned_work){.speed = "finetune_step/speed",
+                                              .what = "a step",
+                                              .flops = 2 * samples * macs,
+                                              .count = training->training.steps});
+}
+
 /* --check: one micro-batch on the plan backend tells the memory of a step, that of the group's rank that
  * needs the most. Collective over the group. */
 static bool report_memory(const struct finetuning *tuning, const struct run *group, int64_t k,
@@ -469,6 +493,7 @@ static bool report_memory(const struct finetuning *tuning, const struct run *gro
              "MiB to sum gradients",
              (long long)k, (double)backend_bytes_held(tuning->backend) / 0x1p20, step / 0x1p20,
              (double)gradient_buckets_bytes(&training.buckets) / 0x1p20);
+    report_time(&training);
     end_training(&training);
     return true;
 }

@@ -96,7 +96,7 @@ static const struct key keys[] = {
     {"files.export", KEY_FILE, "\"export\"", NULL, NULL,
      "folder for PyTorch users: in it expert_00 and so on, and router; written by export", {EXPORT(folder)}},
     {"files.bench", KEY_FILE, "\"bench.h5\"", NULL, NULL,
-     "the measurements; written by bench", {BENCH(bench_file)}},
+     "the measurements; written by bench; --check of the others tells times by them", {PRUNE(bench_file), FINETUNE(bench_file), SAMPLE(bench_file), BENCH(bench_file)}},
 
     // ---- prepare
     {"data.source", KEY_PATH, NULL, NULL, NULL,

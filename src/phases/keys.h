@@ -141,6 +141,7 @@ struct prune_cfg {
     struct run_cfg run;
     char *data_file, *teacher_file; /* read */
     char *pipeline;                 /* read, if the data file has token ids: its text encoder */
+    char *bench_file;               /* read by --check, if it is there */
     char *router_file;              /* written */
     enum prune_method method;
     int64_t warmup_steps, steps; /* `steps` come after the warm-up */
@@ -185,6 +186,7 @@ struct finetune_cfg {
     struct run_cfg run;
     char *data_file, *teacher_file, *router_file, *assignment_file; /* read */
     char *pipeline;    /* read, if the data file has token ids: its text encoder */
+    char *bench_file;  /* read by --check, if it is there */
     char *expert_file; /* written: prefix of their names */
     int64_t expert;    /* the one to train, -1: all */
     int64_t steps;     /* of each expert */
@@ -205,6 +207,7 @@ struct finetune_cfg {
 struct sample_cfg {
     struct run_cfg run;
     char *data_file, *teacher_file, *router_file, *expert_file; /* read, as far as they are needed */
+    char *bench_file;                                           /* read by --check, if it is there */
     char *samples_file;                                         /* written */
     enum sample_model model;
     int64_t expert; /* SAMPLE_EXPERT: which one */

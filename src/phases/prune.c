@@ -13,6 +13,7 @@
 #include "phases/prune.h"
 
 #include "base/check.h"
+#include "phases/bench_speed.h"
 #include "phases/data_text.h"
 #include "phases/provenance.h"
 #include "phases/prune_mask.h"
@@ -621,6 +622,21 @@ static void report_plan(const struct pruning *pruning)
                     pruning->learning_rate * (double)cfg->steps, cfg->offset);
 }
 
+/* Teacher, student and the gradient of its gates. */
+static void report_time(const struct pruning *pruning)
+{
+    const struct prune_cfg *cfg = pruning->cfg;
+    double samples = ceil((double)cfg->batch / comm_size(pruning->run->comm)); // of a rank
+    const struct dataset_info *info = pruning->info;
+    struct unit_macs macs = unet_macs(pruning->routing.unet, info->height, info->width, info->tokens);
+    bench_speed_report(pruning->run, cfg->bench_file,
+                       &(struct planned_work){.speed = "prune_step/speed",
+                                              .what = "a step",
+                                              .flops = 6 * samples * macs.total,
+                                              .count = total_steps(cfg)});
+    unit_macs_free(&macs);
+}
+
 /* --check: one micro-batch on the plan backend tells the memory of a step. */
 static void report_memory(struct pruning *pruning)
 {
@@ -687,12 +703,14 @@ static bool prune(struct pruning *pruning, struct fault *fault)
         make_arrays(pruning);
     }
     report_plan(pruning);
-    if (!learns) // 3
+    if (!learns) { // 3
         prune_choose_mask(run, cfg, &pruning->routing, fault);
-    else if (run->check_only)
+    } else if (run->check_only) {
         report_memory(pruning);
-    else
+        report_time(pruning);
+    } else {
         learn(pruning, fault);
+    }
     if (!comm_agree(run->comm, fault) || run->check_only) return fault->code == EXIT_CODE_OK;
     if (!write_file(pruning, cfg->router_file, false, fault)) return false; // 4
     log_info(run->log, "wrote %s: %lld steps, %lld skipped", cfg->router_file, (long long)pruning->step,

@@ -18,11 +18,13 @@
 #include "diffusion/latent_codec.h"
 #include "io/folder.h"
 #include "models/pipeline_folder.h"
+#include "phases/bench_speed.h"
 #include "phases/expert_file.h"
 #include "phases/provenance.h"
 #include "phases/restart.h"
 #include "phases/sample_pictures.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -647,9 +649,16 @@ static int64_t count_calls(const struct sampling *sampling, const struct guided_
     return calls;
 }
 
+/* What is left to be done, over all ranks. */
+struct plan {
+    int64_t pictures, calls; // of the UNets
+    double flops;            // of those calls
+    size_t activations;      // bytes at most
+};
+
 /* Runs one batch of a network, and its pictures, on the plan backend. */
 static void plan_network(const struct sampling *sampling, const struct network *network, int64_t left,
-                         int64_t *calls, size_t *activations)
+                         struct plan *plan)
 {
     const struct sample_pictures *pictures = &sampling->pictures;
     const struct tape *tape = network->codec.tape;
@@ -659,9 +668,15 @@ static void plan_network(const struct sampling *sampling, const struct network *
     guided_sampler_run(sampler, &share.batch, NULL, NULL);
     latent_codec_decode(&network->codec, (int)pictures->latents[0], (int)pictures->latents[1],
                         share.batch.latents, rgb);
-    *calls += count_calls(sampling, sampler, left);
+    struct unit_macs macs =
+        unet_macs(network->unet, pictures->latents[0], pictures->latents[1], sampling->prompts.tokens);
+    int64_t calls = count_calls(sampling, sampler, left);
+    plan->pictures += left;
+    plan->calls += calls;
+    plan->flops += (double)calls * 2 * (2 * GUIDED_IMAGES) * macs.total; // both halves of the guidance
+    unit_macs_free(&macs);
     size_t peak = guided_sampler_peak(sampler) + (tape ? arena_peak(tape_arena(tape)) : 0);
-    *activations = peak > *activations ? peak : *activations;
+    if (peak > plan->activations) plan->activations = peak;
     free(rgb);
     share_clear(&share);
     guided_sampler_delete(sampler);
@@ -671,24 +686,31 @@ static bool report_check(const struct sampling *sampling, struct fault *fault)
 {
     const struct log *log = sampling->run->log;
     const struct sample_pictures *pictures = &sampling->pictures;
-    int64_t calls = 0;
-    size_t activations = 0, text_weights, text_activations;
+    struct plan plan = {0};
+    size_t text_weights, text_activations;
     for (int64_t expert = -1; expert < pictures->networks - 1; expert++) {
         const struct tally *tally = &sampling->tally[expert + 1];
         struct network network;
         if (tally->pictures == 0) continue;
         bool ok = network_open(sampling, expert, &network, fault);
-        if (ok) plan_network(sampling, &network, tally->left, &calls, &activations);
+        if (ok) plan_network(sampling, &network, tally->left, &plan);
         expert_clear(&network.expert);
         if (!ok) return false;
     }
     sample_prompts_memory(&sampling->prompts, &text_weights, &text_activations);
     log_info(log, "%lld prompts, %lld pictures each, of %d x %d pixels; %lld calls of the UNet for %d images",
              (long long)sampling->prompts.count, (long long)sampling->cfg->images, pictures->height,
-             pictures->width, (long long)calls, GUIDED_IMAGES);
+             pictures->width, (long long)plan.calls, GUIDED_IMAGES);
     log_info(log, "planned memory a rank: %.1f MiB of weights and scratch, %.1f MiB of activations",
              (double)(backend_bytes(sampling->backend) + text_weights) / 0x1p20,
-             (double)(activations + text_activations) / 0x1p20);
+             (double)(plan.activations + text_activations) / 0x1p20);
+    if (plan.pictures == 0) return true;
+    double ranks = comm_size(sampling->run->comm);
+    bench_speed_report(sampling->run, sampling->cfg->bench_file,
+                       &(struct planned_work){.speed = "speed",
+                                              .what = "a picture",
+                                              .flops = plan.flops / (double)plan.pictures,
+                                              .count = (int64_t)ceil((double)plan.pictures / ranks)});
     return true;
 }
 

@@ -24,9 +24,9 @@ run() { # run NAME ARGUMENT...: output in a file, of which the last lines are sh
     say "$name: $(($(date +%s) - began)) s, $(sed -n 's/.*planned memory/planned memory/p' "$name.log" | head -n 1)"
 }
 check_and_run() {
-    name=$1; shift
-    run "$name-check" "$@" --check
-    run "$name" "$@"
+    step=$1; shift
+    run "$step-check" "$@" --check
+    run "$step" "$@"
 }
 
 [ -f build/sd21/teacher.h5 ] || check_and_run import input/sd21/import.cfg
