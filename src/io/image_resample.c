@@ -217,6 +217,11 @@ static int64_t middle_of(const struct scaling *side, enum image_margin margin)
     return (int64_t)(margin == IMAGE_MARGIN_EVEN ? rint(half) : floor(half));
 }
 
+struct image_crop image_training_crop(int size)
+{
+    return (struct image_crop){IMAGE_BILINEAR, size, size, IMAGE_MARGIN_EVEN};
+}
+
 struct image image_resize_crop(const struct image *source, struct image_crop crop)
 {
     struct scaling down = scale_side(source->height, source, &crop);

@@ -32,6 +32,10 @@ struct image_crop {
 };
 struct image image_resize_crop(const struct image *source, struct image_crop crop);
 
+/* The crop that pictures are trained with and judged by: bilinear, the shorter side scaled to `size`, of the
+ * other the middle (torchvision's Resize and CenterCrop). */
+struct image_crop image_training_crop(int size);
+
 /* The same, of which the part that begins at a random place is kept: top and left, each uniform over all
  * places as in torchvision's RandomCrop, are elements 0 and 1 of the key's sequence. The margin is not used.
  */

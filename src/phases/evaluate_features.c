@@ -143,7 +143,7 @@ static bool compute_generated(void *context, int64_t first, int64_t count, float
     for (int64_t i = 0; ok && i < count; i++) {
         struct image made = {(int)samples->height, (int)samples->width, rgb + i * pixels};
         if (scale) {
-            picture[i] = training_square(&made, (int)size);
+            picture[i] = image_resize_crop(&made, image_training_crop((int)size));
         } else {
             picture[i] = image_new(made.height, made.width);
             memcpy(picture[i].rgb, made.rgb, (size_t)pixels);

@@ -242,12 +242,7 @@ bool real_pictures_read(const struct real_pictures *pictures, int64_t number, st
     if (!(pictures->index ? read_item(pictures, number, &whole, fault)
                           : read_file(pictures, number, &whole, fault)))
         return false;
-    *picture = training_square(&whole, pictures->size);
+    *picture = image_resize_crop(&whole, image_training_crop(pictures->size));
     image_free(&whole);
     return true;
-}
-
-struct image training_square(const struct image *picture, int size)
-{
-    return image_resize_crop(picture, (struct image_crop){IMAGE_BILINEAR, size, size, IMAGE_MARGIN_EVEN});
 }

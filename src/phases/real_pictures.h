@@ -31,8 +31,4 @@ bool real_pictures_identify(const struct real_pictures *pictures, int64_t count,
 bool real_pictures_read(const struct real_pictures *pictures, int64_t number, struct image *picture,
                         struct fault *fault);
 
-/* The shorter side scaled to `size`, bilinear, and the middle of the other, as prepare brings pictures to the
- * training's size. */
-struct image training_square(const struct image *picture, int size);
-
 #endif

@@ -284,7 +284,7 @@ static bool decode_picture(const struct prepare_cfg *cfg, const struct sample *s
     struct image image = {0};
     if (!image_decode(data, bytes, sample->item.name, cfg->max_pixels, &image, fault)) return false;
     int size = (int)cfg->image_size;
-    const struct image_crop crop = {IMAGE_BILINEAR, size, size, IMAGE_MARGIN_EVEN};
+    const struct image_crop crop = image_training_crop(size);
     bool drawn = sample->split == SPLIT_TRAIN && cfg->crops > 0;
     for (int64_t i = 0; i < shard_crops(cfg, sample->split); i++, pixels += crop_bytes(cfg)) {
         struct random_key key = {(uint64_t)cfg->run.seed, RANDOM_CROP, (uint64_t)i, (uint64_t)number};
