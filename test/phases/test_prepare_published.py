@@ -154,8 +154,9 @@ class Trial:
 
     def check(self):
         """--check tells the disk space of both forms, and counts VAE and text encoder."""
-        result = self.chain.run("prepare", settings={**STORED, "run.log": "normal"}, arguments=["--check"])
-        items, states, ids = 48, 12 * 18 * 2, 12 * 4
+        items, states, ids = 5000, 12 * 18 * 2, 12 * 4
+        self.chain.path("pictures/many.csv").write_text("file,caption\n" + items * "0.png,red\n")  # so many that each figure shows
+        result = self.chain.run("prepare", settings={**STORED, "data.source": "pictures/many.csv", "run.log": "normal"}, arguments=["--check"])
         rest = 2 * 2 * (4 * 8 * 8 * 2) + 4 + 32 * 4  # views of means and deviations, halves; length; z
         for text in (f"disk needed, without the texts: {items * (rest + states) / 2**20:.1f} MiB of",
                      f"{items * states / 2**20:.1f} MiB of each for token states if they are stored, {items * ids / 2**20:.1f} MiB for token ids"):
