@@ -69,6 +69,14 @@ class Trial:
         with h5py.File(self.chain.path("metrics_stored.h5")) as one, h5py.File(self.chain.path("metrics_computed.h5")) as two:
             self.checks.that(numpy.array_equal(one["denoising/loss"][...], two["denoising/loss"][...]), "evaluation of states computed")
 
+    def sample(self):
+        """Of a split: the same pictures from states and from ids."""
+        self.chain.make("sample", settings={**PIPELINE, "files.data": "stored.h5", "files.samples": "samples_stored.h5", "sample.limit": 2})
+        self.chain.remove(*[str(path.relative_to(self.chain.folder)) for path in self.chain.folder.glob("samples/*.png")])
+        self.chain.make("sample", settings={**PIPELINE, "files.data": "computed.h5", "files.samples": "samples_computed.h5", "sample.limit": 2})
+        with h5py.File(self.chain.path("samples_stored.h5")) as one, h5py.File(self.chain.path("samples_computed.h5")) as two:
+            self.checks.that(len(one["pixels"]) == 4 and numpy.array_equal(one["pixels"][...], two["pixels"][...]), "pictures of states computed")
+
     def pretrain(self):
         """With prompts dropped: the empty prompt's states are computed, too."""
         settings = {"pretrain.unet": "model/unet/config.json", "pretrain.steps": 2, "pretrain.prompt_dropout": 0.5}
@@ -103,7 +111,7 @@ class Trial:
         settings = {"pretrain.unet": "model/unet/config.json", "files.data": "computed.h5", "files.teacher": "bad.h5"}
         self.expect("pretrain", "pretrain", settings, INPUT_FAULT, "computed.h5 has token ids", "data.pipeline")
         self.expect("sample", "sample", {"files.data": "computed.h5", "sample.split": "train"}, INPUT_FAULT,
-                    "computed.h5 has token ids")
+                    "computed.h5 has token ids", "data.pipeline")
 
     def damaged(self):
         """Ids that no token has, deviations that are not there."""
@@ -122,7 +130,7 @@ class Trial:
 def main():
     with tempfile.TemporaryDirectory(prefix="aptp_states_") as folder:
         trial = Trial(sys.argv[1], folder)
-        for part in (trial.prune, trial.later_phases, trial.pretrain, trial.deviations_matter, trial.refusals, trial.damaged):
+        for part in (trial.prune, trial.later_phases, trial.sample, trial.pretrain, trial.deviations_matter, trial.refusals, trial.damaged):
             part()
         trial.checks.end()
 
