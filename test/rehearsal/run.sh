@@ -21,7 +21,8 @@ run() { # run NAME ARGUMENT...: output in a file, of which the last lines are sh
     name=$1; shift
     began=$(date +%s)
     "$program" "$@" > "$name.log" 2>&1 || { tail -n 20 "$name.log"; say "$name failed: $folder/$name.log"; exit 1; }
-    say "$name: $(($(date +%s) - began)) s, $(sed -n 's/.*planned memory/planned memory/p' "$name.log" | head -n 1)"
+    say "$name: $(($(date +%s) - began)) s"
+    grep -E 'planned memory|time: about|disk needed' "$name.log" | sed 's/^aptp:/   /' || true
 }
 check_and_run() {
     step=$1; shift
@@ -29,6 +30,7 @@ check_and_run() {
     run "$step" "$@"
 }
 
+[ -f build/bench/bench.h5 ] || run bench input/sd21/bench.cfg --set bench.repeats=1 # by which --check tells times
 [ -f build/sd21/teacher.h5 ] || check_and_run import input/sd21/import.cfg
 for data in coco cc3m; do
     case " $* " in *" $data-"*) ;; *) continue ;; esac
