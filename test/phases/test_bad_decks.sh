@@ -58,7 +58,7 @@ EOF
 deck choice 'choice.cfg:1: run.precision is "fp16", allowed: fp32, bf16, auto' <<EOF
 phase = "prune"; run: { precision = "fp16"; };
 EOF
-deck latent_vae 'latent_vae.cfg:1: data.latent is "vae", allowed: pixel, haar' <<EOF
+deck latent_vae 'latent_vae.cfg:1: data.latent = "vae" needs a published model' <<EOF
 phase = "prepare"; data: { source = "a.csv"; sentence_encoder = "b"; latent = "vae"; };
 EOF
 deck missing_key "missing_key.cfg:1: the key verify.reference is missing" <<EOF

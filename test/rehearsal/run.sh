@@ -40,7 +40,8 @@ done
 for study; do
     decks=input/sd21/$study
     rm -rf "build/$study"
-    check_and_run "$study-prune" "$decks/prune.cfg" --set prune.warmup_steps=1 --set prune.steps=2 --set prune.batch=4 --set prune.micro_batch=4
+    check_and_run "$study-prune" "$decks/prune.cfg" --set prune.warmup_steps=1 --set prune.steps=2 --set prune.batch=4 --set prune.micro_batch=4 \
+        --set router.experts=4
     run "$study-assign" "$decks/assign.cfg"
     expert=$("$venv/bin/python" "$root/test/rehearsal/largest_expert.py" "build/$study/assignment.h5")
     check_and_run "$study-finetune" "$decks/finetune.cfg" --set finetune.expert="$expert" --set finetune.steps=2 --set finetune.batch=2 \
