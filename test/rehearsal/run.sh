@@ -1,6 +1,6 @@
 #!/bin/sh
 # Rehearses the paper's studies on this machine, each with its own decks and networks of full size: three steps of prune with a batch of
-# 4, assign, two steps of finetune of one expert, one picture of 512 x 512 pixels by it, evaluate. Weights are random, pictures are 20 of
+# 4, assign, two steps of finetune of an expert, one picture of 512 x 512 pixels by it, evaluate. Weights are random, pictures are 20 of
 # the demo's, in the files of COCO and CC3M. Usage: run.sh PROGRAM VENV PYTORCH PICTURES FOLDER [STUDY...]
 # Takes a quarter of an hour a study on 2 cores, 20 GiB of memory and 20 GiB of disk.
 set -e
@@ -43,12 +43,14 @@ for study; do
     check_and_run "$study-prune" "$decks/prune.cfg" --set prune.warmup_steps=1 --set prune.steps=2 --set prune.batch=4 --set prune.micro_batch=4 \
         --set router.experts=4
     run "$study-assign" "$decks/assign.cfg"
-    expert=$("$venv/bin/python" "$root/test/rehearsal/largest_expert.py" "build/$study/assignment.h5")
-    check_and_run "$study-finetune" "$decks/finetune.cfg" --set finetune.expert="$expert" --set finetune.steps=2 --set finetune.batch=2 \
-        --set finetune.micro_batch=1 --set finetune.recompute=true
-    check_and_run "$study-sample" "$decks/sample.cfg" --set sample.model=expert --set sample.expert="$expert" --set sample.limit=1 \
-        --set sample.steps=4 --set sample.height=64 --set sample.width=64
-    run "$study-evaluate" "$decks/evaluate.cfg" --set evaluate.pictures=false --set evaluate.experts=sliced --set evaluate.timing_batch=0 \
+    # Three steps prune nothing: the expert that is trained and paints is one of uniform width at the study's budget.
+    rm "build/$study/router.h5" "build/$study/assignment.h5"
+    run "$study-prune-uniform" "$decks/prune.cfg" --set prune.method=uniform
+    run "$study-assign-uniform" "$decks/assign.cfg"
+    check_and_run "$study-finetune" "$decks/finetune.cfg" --set finetune.steps=2 --set finetune.batch=2 --set finetune.micro_batch=1 \
+        --set finetune.recompute=true
+    check_and_run "$study-sample" "$decks/sample.cfg" --set sample.limit=1 --set sample.steps=4 --set sample.height=64 --set sample.width=64
+    run "$study-evaluate" "$decks/evaluate.cfg" --set evaluate.pictures=false --set evaluate.timing_batch=0 \
         --set 'evaluate.timesteps=[500]' --set evaluate.batch=2
     rm -f "build/$study"/expert_*.h5 "build/$study"/*.checkpoint.h5
 done
