@@ -19,7 +19,7 @@ import h5py  # noqa: E402
 import numpy  # noqa: E402
 from PIL import Image  # noqa: E402
 from chain import REPOSITORY, TIMEOUT, Chain, Checks, differences, environment  # noqa: E402
-from published import FIXTURES, read_safetensors, text_of, write_data, write_pipeline, write_safetensors  # noqa: E402
+from published import FIXTURES, read_safetensors, text_of, write_pipeline, write_safetensors  # noqa: E402
 
 DECK_FAULT, INPUT_FAULT = 2, 3
 NO_TEXT = '""'  # as a --set value
@@ -207,7 +207,7 @@ class Trial:
                 file.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
         self.expect("latents of other channels", INPUT_FAULT, "./haar.h5: the UNet has 12 in and 12 out channels, its pixel latents have 3",
                     {"sample.model": "teacher", "files.teacher": "haar.h5", "sample.split": NO_TEXT, "sample.prompt_list": '["a"]'})
-        write_data(chain.path("data.h5"), chain.path("teacher.h5"))
+        chain.make("prepare", settings={"data.pipeline": "model", "data.latent": "vae", "data.image_size": 64})
         chain.make("prune", settings={"prune.steps": 2})
         chain.make("assign")
         split = {"data.pipeline": "model", "sample.images": 1}
@@ -227,6 +227,7 @@ class Trial:
         text = {**split, "sample.split": NO_TEXT, "sample.prompt_list": json.dumps(captions)}
         sliced, experts = self.make(text)
         self.checks.that(experts == assigned, f"text is routed to {experts}, the split to {assigned}")
+        self.checks.that((sliced == pixels).all(), "a split and the same text give the same pictures")
         shutil.copy(chain.path("samples.h5"), chain.path("whole.h5"))
         self.make({**text, "sample.batch": 1}, ranks=2)
         self.checks.that(not differences(chain.path("whole.h5"), chain.path("samples.h5")), "routed text on two ranks")

@@ -1,7 +1,6 @@
 """Published models in small: folders as diffusers and transformers write them, with random weights.
 
     write_pipeline(folder)   model_index.json, unet, scheduler, vae, text_encoder, tokenizer
-    write_data(data, teacher)   a data.h5 whose latents and token states belong to that teacher.h5
     write_safetensors(path, tensors, "F16"); write_sharded(folder, stem, tensors, parts); read_safetensors(path)
 """
 import json
@@ -9,11 +8,9 @@ import math
 import pathlib
 import shutil
 
-import h5py
 import numpy
 
 TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}
-TOKENS, WIDTH = 12, 18  # of the small text encoder
 FIXTURES = pathlib.Path(__file__).resolve().parents[1] / "fixtures"
 
 
@@ -75,23 +72,3 @@ def write_pipeline(folder):
 
 def text_of(file, name):
     return file[name][0].decode()
-
-
-def write_data(data, teacher):
-    """data.h5 as prepare would make it of the model's VAE and text encoder: random latents and token states."""
-    random = numpy.random.default_rng(1)
-    with h5py.File(teacher) as file:
-        fixed = {name: numpy.bytes_(text_of(file, name)) for name in ("latent/kind", "latent/vae", "encoder/text")}
-        fixed["latent/scale"] = file["latent/scale"][...]
-    with h5py.File(data, "r+") as file:
-        for split in ("train", "validation"):
-            count, views = file[f"{split}/latents"].shape[:2]
-            fixed[f"{split}/latents"] = random.standard_normal((count, views, 4, 8, 8)).astype("<f4")
-            fixed[f"{split}/text_states"] = random.standard_normal((count, TOKENS, WIDTH)).astype("<f4")
-            fixed[f"{split}/text_length"] = numpy.full(count, TOKENS, "<i4")
-        fixed["empty/text_states"] = random.standard_normal((TOKENS, WIDTH)).astype("<f4")
-        for name, values in fixed.items():
-            if name in file:
-                del file[name]
-            values = numpy.atleast_1d(values)
-            file.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
