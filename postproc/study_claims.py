@@ -251,9 +251,9 @@ class Question:
 
 QUESTIONS = [
     Question("Prompt-tailored experts are better than a single architecture of the same MACs", "aptp", ("single",), quality),
-    Question("They are better than it where it has as few steps as each of them", "aptp", ("single_short",), quality),
-    Question("They are better than it where each of them has as many steps as it", "aptp_long", ("single",), quality),
-    Question("The same with experts of which none is made larger than others", "no_spread_long", ("single",), quality),
+    Question("Prompt-tailored experts are better than a single architecture that has as few steps as each of them", "aptp", ("single_short",), quality),
+    Question("Prompt-tailored experts that have as many steps each as the single architecture are better than it", "aptp_long", ("single",), quality),
+    Question("The same of experts whose sizes nothing spreads", "no_spread_long", ("single",), quality),
     Question("They are better than pruning by magnitude, at random, by uniform width or of whole blocks, at the same MACs", "aptp",
              ("magnitude", "random", "uniform", "block"), quality),
     Question("Text prompts (letters, keycaps, flags, clock faces, signs) get larger experts", "aptp", (), text_sizes),

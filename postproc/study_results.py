@@ -175,6 +175,26 @@ def losses_section(results: dict[str, Result]) -> list[str]:
             "Means over the last tenth of the steps; of several experts weighted by their prompts.", ""]
 
 
+def prompts_section(results: dict[str, Result]) -> list[str]:
+    """Where a run loses and where it wins: on the prompts of each of aptp's experts."""
+    lines = ["## Prompts of the experts", ""]
+    ours = results.get("aptp")
+    if ours is None or not ours.evaluated:
+        return [*lines, "Not run yet: `aptp`.", ""]
+    expert, item = ours["metrics/denoising/expert"], ours["metrics/denoising/item"]
+    order = [k for k in np.argsort(ours["assignment/ratio"]) if (expert == k).any()]
+
+    def row(name: str, losses: np.ndarray) -> list[str]:
+        return [name, *(number(float(losses[expert == k].mean())) for k in order), number(float(losses.mean()))]
+    rows = [row("teacher", ours["metrics/denoising/teacher_loss"].mean(axis=1))]
+    for name, result in results.items():
+        if result.evaluated and np.array_equal(result["metrics/denoising/item"], item):
+            rows.append(row(f"`{name}`", result["metrics/denoising/item_loss"]))
+    head = ["run", *(f"{100 * ours['assignment/ratio'][k]:.0f} %: {(expert == k).sum()} prompts" for k in order), "all"]
+    return [*lines, "Denoising loss on the held-out prompts that each of `aptp`'s experts gets, the smallest expert first (MACs of the teacher's):", "",
+            *table(head, rows)]
+
+
 def commands_section(results: dict[str, Result]) -> list[str]:
     lines = ["## How it was made", ""]
     for name, result in results.items():
@@ -216,7 +236,8 @@ def write(study: Study) -> Path:
         else:
             write_whole(study.folder / file, content)
             lines += [f"![{title}]({file})", ""]
-    for section in (tables_section(study, results), experts_section(results), losses_section(results), commands_section(results)):
+    for section in (tables_section(study, results), experts_section(results), prompts_section(results), losses_section(results),
+                    commands_section(results)):
         lines += section
     path = study.folder / "RESULTS.md"
     write_whole(path, "\n".join(lines).encode())

@@ -176,6 +176,11 @@ def check_all(trial):
     for result in (uniform, aptp):
         for quantity in ("frechet", "cmmd", "clip_score", "denoising_loss"):
             checks.that(f"{result.metric(quantity):.4g}" in text, f"RESULTS.md lacks the {quantity} of {result.name}")
+    largest = aptp["metrics/denoising/expert"] == numpy.bincount(aptp["metrics/denoising/expert"]).argmax()
+    for name, losses in (("`uniform`", uniform["metrics/denoising/item_loss"]), ("teacher", aptp["metrics/denoising/teacher_loss"].mean(axis=1))):
+        row = [line for line in text.split("## Prompts of the experts")[1].split("## Training")[0].splitlines() if line.startswith(f"| {name} |")]
+        expected = [f"{losses[largest].mean():.4g}", f"{losses.mean():.4g}"]
+        checks.that(len(row) == 1 and set(expected) <= set(row[0].split(" | ")) | {row[0].rstrip(" |").split(" | ")[-1]}, f"{name}: {row}, {expected}")
     worse = float(numpy.mean(uniform["metrics/denoising/item_loss"] - aptp["metrics/denoising/item_loss"]))
     checks.that(f"| {worse:.4g} [" in text and "to `aptp`" in text, f"no paired difference {worse}")
 
