@@ -361,32 +361,16 @@ static bool read_config(struct reading *reading, struct json config, struct faul
         {"do_lower_case", CONFIG_TRUE, NULL},
         {"add_prefix_space", CONFIG_FALSE, NULL},
         {"split_special_tokens", CONFIG_FALSE, NULL},
-        {"padding_side", CONFIG_TEXT, "right"},
-        {"truncation_side", CONFIG_TEXT, "right"},
-        {"additional_special_tokens", CONFIG_EMPTY, NULL},
-        {"extra_special_tokens", CONFIG_EMPTY, NULL},
         {"sep_token", CONFIG_EMPTY, NULL},
         {"cls_token", CONFIG_EMPTY, NULL},
         {"mask_token", CONFIG_EMPTY, NULL},
-        // where files were, lengths that callers give, how ids become text
-        {"backend", CONFIG_IGNORED, NULL},
-        {"clean_up_tokenization_spaces", CONFIG_IGNORED, NULL},
         {"errors", CONFIG_IGNORED, NULL},
-        {"is_local", CONFIG_IGNORED, NULL},
-        {"local_files_only", CONFIG_IGNORED, NULL},
-        {"max_length", CONFIG_IGNORED, NULL},
-        {"name_or_path", CONFIG_IGNORED, NULL},
-        {"pad_to_multiple_of", CONFIG_IGNORED, NULL},
-        {"pad_token_type_id", CONFIG_IGNORED, NULL},
         {"processor_class", CONFIG_IGNORED, NULL},
-        {"special_tokens_map_file", CONFIG_IGNORED, NULL},
-        {"stride", CONFIG_IGNORED, NULL},
-        {"tokenizer_file", CONFIG_IGNORED, NULL},
-        {"truncation_strategy", CONFIG_IGNORED, NULL},
     };
     struct json value;
     int64_t length;
-    if (!config_keys_check(config, keys, sizeof keys / sizeof *keys, fault) || !check_class(config, fault) ||
+    const struct config_table tables[] = {{keys, sizeof keys / sizeof *keys}, config_tokenizer_keys};
+    if (!config_tables_check(config, tables, 2, fault) || !check_class(config, fault) ||
         !json_require(config, "model_max_length", &value, fault) ||
         !json_get_int64(value, 2, CLIP_BPE_MAX_LENGTH, &length, fault))
         return false;

@@ -1,18 +1,13 @@
 #include "models/clip_encoder.h"
 
 #include "base/check.h"
+#include "models/config_keys.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 // ---- configuration
-
-bool clip_config_size(struct json root, const char *key, int64_t most, int64_t *out, struct fault *fault)
-{
-    struct json value;
-    return !json_member(root, key, &value) || json_get_int64(value, 1, most, out, fault);
-}
 
 static bool read_activation(struct json root, enum activation *out, struct fault *fault)
 {
@@ -33,10 +28,10 @@ static bool read_activation(struct json root, enum activation *out, struct fault
 bool clip_encoder_config_read(struct clip_encoder_config *config, struct json root, struct fault *fault)
 {
     struct json value;
-    if (!clip_config_size(root, "hidden_size", 1 << 14, &config->channels, fault) ||
-        !clip_config_size(root, "intermediate_size", 1 << 16, &config->inner, fault) ||
-        !clip_config_size(root, "num_hidden_layers", 256, &config->layers, fault) ||
-        !clip_config_size(root, "num_attention_heads", 1 << 10, &config->heads, fault) ||
+    if (!config_read_size(root, "hidden_size", 1 << 14, &config->channels, fault) ||
+        !config_read_size(root, "intermediate_size", 1 << 16, &config->inner, fault) ||
+        !config_read_size(root, "num_hidden_layers", 256, &config->layers, fault) ||
+        !config_read_size(root, "num_attention_heads", 1 << 10, &config->heads, fault) ||
         !read_activation(root, &config->activation, fault))
         return false;
     if (json_member(root, "layer_norm_eps", &value) && !json_get_double(value, 0, 1, &config->epsilon, fault))

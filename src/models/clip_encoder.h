@@ -21,9 +21,6 @@ struct clip_encoder_config {
  * Other members are not looked at. Faults are EXIT_CODE_INPUT. */
 bool clip_encoder_config_read(struct clip_encoder_config *config, struct json root, struct fault *fault);
 
-/* One size of a config.json, 1..most; what is missing stays what it is. */
-bool clip_config_size(struct json root, const char *key, int64_t most, int64_t *out, struct fault *fault);
-
 /* x += attention(norm1(x));  x += fc2(activation(fc1(norm2(x)))) */
 struct clip_layer {
     struct layer_norm norm1, norm2;

@@ -53,9 +53,9 @@ bool clip_text_config_read(struct clip_text_config *config, struct json root, st
     const struct config_table tables[] = {{text_keys, sizeof text_keys / sizeof *text_keys},
                                           config_model_keys};
     if (!config_tables_check(root, tables, sizeof tables / sizeof *tables, fault) ||
-        !clip_config_size(root, "vocab_size", 1 << 20, &config->vocabulary, fault) ||
-        !clip_config_size(root, "max_position_embeddings", 1 << 16, &config->positions, fault) ||
-        !clip_config_size(root, "projection_dim", 1 << 14, &config->projection, fault) ||
+        !config_read_size(root, "vocab_size", 1 << 20, &config->vocabulary, fault) ||
+        !config_read_size(root, "max_position_embeddings", 1 << 16, &config->positions, fault) ||
+        !config_read_size(root, "projection_dim", 1 << 14, &config->projection, fault) ||
         !clip_encoder_config_read(&config->encoder, root, fault) ||
         !read_architecture(root, &projected, fault))
         return false;

@@ -39,10 +39,10 @@ bool clip_vision_config_read(struct clip_vision_config *config, struct json root
     const struct config_table tables[] = {{vision_keys, sizeof vision_keys / sizeof *vision_keys},
                                           config_model_keys};
     if (!config_tables_check(root, tables, sizeof tables / sizeof *tables, fault) ||
-        !clip_config_size(root, "image_size", 1 << 12, &config->image_size, fault) ||
-        !clip_config_size(root, "patch_size", 1 << 12, &config->patch_size, fault) ||
-        !clip_config_size(root, "num_channels", 1 << 6, &config->image_channels, fault) ||
-        !clip_config_size(root, "projection_dim", 1 << 14, &config->projection, fault) ||
+        !config_read_size(root, "image_size", 1 << 12, &config->image_size, fault) ||
+        !config_read_size(root, "patch_size", 1 << 12, &config->patch_size, fault) ||
+        !config_read_size(root, "num_channels", 1 << 6, &config->image_channels, fault) ||
+        !config_read_size(root, "projection_dim", 1 << 14, &config->projection, fault) ||
         !clip_encoder_config_read(&config->encoder, root, fault))
         return false;
     return config->patch_size <= config->image_size ||

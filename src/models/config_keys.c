@@ -114,6 +114,28 @@ static const struct config_key model_keys[] = {
 
 const struct config_table config_model_keys = {model_keys, sizeof model_keys / sizeof *model_keys};
 
+static const struct config_key tokenizer_keys[] = {
+    {"additional_special_tokens", CONFIG_EMPTY, NULL},
+    {"extra_special_tokens", CONFIG_EMPTY, NULL},
+    {"padding_side", CONFIG_TEXT, "right"},
+    {"truncation_side", CONFIG_TEXT, "right"},
+    {"backend", CONFIG_IGNORED, NULL},
+    {"clean_up_tokenization_spaces", CONFIG_IGNORED, NULL},
+    {"is_local", CONFIG_IGNORED, NULL},
+    {"local_files_only", CONFIG_IGNORED, NULL},
+    {"max_length", CONFIG_IGNORED, NULL},
+    {"name_or_path", CONFIG_IGNORED, NULL},
+    {"pad_to_multiple_of", CONFIG_IGNORED, NULL},
+    {"pad_token_type_id", CONFIG_IGNORED, NULL},
+    {"special_tokens_map_file", CONFIG_IGNORED, NULL},
+    {"stride", CONFIG_IGNORED, NULL},
+    {"tokenizer_file", CONFIG_IGNORED, NULL},
+    {"truncation_strategy", CONFIG_IGNORED, NULL},
+};
+
+const struct config_table config_tokenizer_keys = {tokenizer_keys,
+                                                   sizeof tokenizer_keys / sizeof *tokenizer_keys};
+
 static const struct config_key *find_key(const char *name, const struct config_table *tables, size_t count)
 {
     for (size_t t = 0; t < count; t++)
@@ -142,6 +164,12 @@ bool config_tables_check(struct json object, const struct config_table *tables, 
 bool config_keys_check(struct json object, const struct config_key *table, size_t count, struct fault *fault)
 {
     return config_tables_check(object, &(struct config_table){table, count}, 1, fault);
+}
+
+bool config_read_size(struct json object, const char *key, int64_t most, int64_t *out, struct fault *fault)
+{
+    struct json value;
+    return !json_member(object, key, &value) || json_get_int64(value, 1, most, out, fault);
 }
 
 bool config_open(const char *folder, const char *name, struct json_document **document, struct fault *fault)

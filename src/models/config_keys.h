@@ -30,6 +30,10 @@ struct config_table {
  * classification and how transformers runs the model are ignored, those of a decoder must be off. */
 extern const struct config_table config_model_keys;
 
+/* The same of any tokenizer_config.json: where files were, how transformers calls the tokenizer and how ids
+ * become text are ignored, padding and truncation must be on the right. */
+extern const struct config_table config_tokenizer_keys;
+
 /* Every key of an object must be in one of the tables and keep its rule; keys that begin with "_" are passed
  * over. Faults are EXIT_CODE_INPUT and say which key, what it may be. */
 bool config_tables_check(struct json object, const struct config_table *tables, size_t count,
@@ -37,6 +41,9 @@ bool config_tables_check(struct json object, const struct config_table *tables, 
 
 /* The same of one table. */
 bool config_keys_check(struct json object, const struct config_key *table, size_t count, struct fault *fault);
+
+/* A size, 1..most; where the key is missing *out stays what it is. EXIT_CODE_INPUT. */
+bool config_read_size(struct json object, const char *key, int64_t most, int64_t *out, struct fault *fault);
 
 /* Opens FOLDER/NAME of a published model, at most 1 MiB; free with json_free. EXIT_CODE_INPUT. */
 bool config_open(const char *folder, const char *name, struct json_document **document, struct fault *fault);

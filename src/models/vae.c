@@ -37,12 +37,6 @@ static const struct config_key vae_keys[] = {
     {"force_upcast", CONFIG_IGNORED, NULL}, // how diffusers' pipelines run it in fp16
 };
 
-static bool read_size(struct json root, const char *key, int64_t most, int64_t *out, struct fault *fault)
-{
-    struct json value;
-    return !json_member(root, key, &value) || json_get_int64(value, 1, most, out, fault);
-}
-
 static bool read_channels(struct json root, struct vae_config *config, struct fault *fault)
 {
     struct json value;
@@ -84,12 +78,12 @@ static bool read_config(struct vae_config *config, struct json root, struct faul
     struct json value;
     int64_t layers = 1;
     if (!config_keys_check(root, vae_keys, sizeof vae_keys / sizeof *vae_keys, fault) ||
-        !read_size(root, "in_channels", 1 << 6, &config->in_channels, fault) ||
-        !read_size(root, "out_channels", 1 << 6, &config->out_channels, fault) ||
-        !read_size(root, "latent_channels", 1 << 10, &config->latent_channels, fault) ||
-        !read_size(root, "layers_per_block", VAE_MAX_LAYERS - 1, &layers, fault) ||
-        !read_size(root, "norm_num_groups", 1 << 14, &config->groups, fault) ||
-        !read_size(root, "sample_size", PICTURE_MAX, &config->sample_size, fault) ||
+        !config_read_size(root, "in_channels", 1 << 6, &config->in_channels, fault) ||
+        !config_read_size(root, "out_channels", 1 << 6, &config->out_channels, fault) ||
+        !config_read_size(root, "latent_channels", 1 << 10, &config->latent_channels, fault) ||
+        !config_read_size(root, "layers_per_block", VAE_MAX_LAYERS - 1, &layers, fault) ||
+        !config_read_size(root, "norm_num_groups", 1 << 14, &config->groups, fault) ||
+        !config_read_size(root, "sample_size", PICTURE_MAX, &config->sample_size, fault) ||
         !read_channels(root, config, fault) ||
         !check_block_types(root, "down_block_types", "DownEncoderBlock2D", config->levels, fault) ||
         !check_block_types(root, "up_block_types", "UpDecoderBlock2D", config->levels, fault))

@@ -120,8 +120,6 @@ static bool read_config(struct json root, struct reading *out, struct fault *fau
         {"added_tokens_decoder", CONFIG_READ, NULL},
         {"do_basic_tokenize", CONFIG_TRUE, NULL},
         {"never_split", CONFIG_EMPTY, NULL},
-        {"additional_special_tokens", CONFIG_EMPTY, NULL},
-        {"extra_special_tokens", CONFIG_EMPTY, NULL},
         {"pad_token", CONFIG_READ, NULL},
         {"unk_token", CONFIG_READ, NULL},
         {"cls_token", CONFIG_READ, NULL},
@@ -129,28 +127,15 @@ static bool read_config(struct json root, struct reading *out, struct fault *fau
         {"sep_token", CONFIG_READ, NULL},
         {"eos_token", CONFIG_READ, NULL},
         {"mask_token", CONFIG_READ, NULL},
-        {"padding_side", CONFIG_TEXT, "right"},
-        {"truncation_side", CONFIG_TEXT, "right"},
-        // where files were, how transformers calls the tokenizer, or how ids become text
-        {"backend", CONFIG_IGNORED, NULL},
-        {"clean_up_tokenization_spaces", CONFIG_IGNORED, NULL},
-        {"is_local", CONFIG_IGNORED, NULL},
-        {"local_files_only", CONFIG_IGNORED, NULL},
-        {"max_length", CONFIG_IGNORED, NULL},
-        {"name_or_path", CONFIG_IGNORED, NULL},
-        {"pad_to_multiple_of", CONFIG_IGNORED, NULL},
-        {"pad_token_type_id", CONFIG_IGNORED, NULL},
-        {"special_tokens_map_file", CONFIG_IGNORED, NULL},
-        {"stride", CONFIG_IGNORED, NULL},
-        {"tokenizer_file", CONFIG_IGNORED, NULL},
-        {"truncation_strategy", CONFIG_IGNORED, NULL},
     };
     struct wordpiece_options *options = &out->options;
     struct json value, token;
     *options = (struct wordpiece_options){.lower_case = true, .split_cjk = true, .special = out->special};
     out->most_tokens = 0;
-    if (!config_keys_check(root, keys, COUNT(keys), fault) || !read_class(root, &options->kind, fault) ||
-        !check_roles(root, out, fault) || !member_bool(root, "do_lower_case", &options->lower_case, fault) ||
+    const struct config_table tables[] = {{keys, COUNT(keys)}, config_tokenizer_keys};
+    if (!config_tables_check(root, tables, COUNT(tables), fault) ||
+        !read_class(root, &options->kind, fault) || !check_roles(root, out, fault) ||
+        !member_bool(root, "do_lower_case", &options->lower_case, fault) ||
         !member_bool(root, "tokenize_chinese_chars", &options->split_cjk, fault) ||
         !read_strip_accents(root, options->lower_case, &options->strip_accents, fault))
         return false;

@@ -90,8 +90,7 @@ static size_t plan_encoders(const struct shard_maker *maker)
     float *states = check_malloc((size_t)encoder->tokens * (size_t)encoder->text_width * sizeof *states),
           *z = check_malloc((size_t)encoder->embedding_width * sizeof *z);
     prompt_encoder_encode(encoder, 1, &text, &length, states, z);
-    size_t bytes = arena_peak(tape_arena(encoder->sentence.tape));
-    if (encoder->has_text) bytes += arena_peak(tape_arena(encoder->text.tape));
+    size_t bytes = prompt_encoder_peak(encoder);
     free(states);
     free(z);
     if (!maker->codec) return bytes;

@@ -53,7 +53,6 @@ struct sampling {
     enum dtype dtype;
     struct sample_prompts prompts;
     struct latent_codec codec;          // of the published VAE; zero: there is none
-    char vae_id[SHA256_HEX_SIZE];       // its id
     struct routing routing;             // zero: there is none
     struct teacher teacher;             // zero: it is not needed
     char (*expert_id)[SHA256_HEX_SIZE]; // [K] content ids of the experts' files; "": not needed
@@ -72,30 +71,19 @@ struct network {
 
 // ---- 2: VAE, router and teacher
 
-static bool open_vae(struct sampling *sampling, struct backend *backend, struct fault *fault)
-{
-    char *folder = check_format("%s/vae", sampling->cfg->pipeline);
-    bool ok = latent_codec_open_vae(&sampling->codec, backend, folder, sampling->dtype,
-                                    sampling->cfg->vae_tiles, fault);
-    free(folder);
-    return ok;
-}
-
 /* The id follows from the weights, of which the plan backend keeps none: under --check they are read for it
  * alone. */
 static bool open_codec(struct sampling *sampling, struct fault *fault)
 {
-    bool plan = sampling->run->check_only;
-    if (!*sampling->cfg->pipeline) return true;
-    if (!pipeline_check_index(sampling->cfg->pipeline, fault)) return false;
-    struct backend *backend = plan ? backend_open(BACKEND_CPU) : sampling->backend;
-    bool ok = open_vae(sampling, backend, fault);
-    if (ok) memcpy(sampling->vae_id, sampling->codec.vae->id, sizeof sampling->vae_id);
-    if (plan) {
-        latent_codec_close(&sampling->codec);
-        backend_close(backend);
-        ok = ok && open_vae(sampling, sampling->backend, fault);
-    }
+    const struct sample_cfg *cfg = sampling->cfg;
+    struct latent_codec *codec = &sampling->codec;
+    if (!*cfg->pipeline) return true;
+    if (!pipeline_check_index(cfg->pipeline, fault)) return false;
+    char *folder = check_format("%s/vae", cfg->pipeline);
+    bool ok =
+        latent_codec_open_vae(codec, sampling->backend, folder, sampling->dtype, cfg->vae_tiles, fault) &&
+        (!sampling->run->check_only || vae_identify(folder, codec->vae->id, fault));
+    free(folder);
     return ok;
 }
 
@@ -110,7 +98,7 @@ static bool check_lineage(const struct sampling *sampling, const struct lineage 
                                       "name the published model, whose VAE does, in data.pipeline", fault);
     struct lineage pipeline = *other;
     pipeline.latent = codec->form;
-    memcpy(pipeline.vae, sampling->vae_id, sizeof pipeline.vae);
+    memcpy(pipeline.vae, codec->vae->id, sizeof pipeline.vae);
     return lineage_check(&pipeline, sampling->cfg->pipeline, other, name, fault);
 }
 
@@ -194,7 +182,7 @@ static bool choose_size(struct sampling *sampling, struct fault *fault)
     pictures->width = (int)pictures->latents[1] * patch;
     const struct vae *vae = sampling->codec.vae;
     if (vae)
-        pictures->pipeline = check_format("VAE %s%s, text encoder %s", sampling->vae_id,
+        pictures->pipeline = check_format("VAE %s%s, text encoder %s", sampling->codec.vae->id,
                                           cfg->vae_tiles ? " in tiles" : "", lineage->text_encoder);
     return check_channels(config, lineage, sampling->routing.unet ? cfg->router_file : cfg->teacher_file,
                           fault) &&
@@ -590,7 +578,7 @@ static bool collect(const struct sampling *sampling, struct fault *fault)
     if (sampling->teacher.unet)
         parent[parents++] = (struct h5_parent){"teacher.h5", sampling->teacher.lineage.content_id};
     if (sampling->codec.vae) {
-        parent[parents++] = (struct h5_parent){"vae", sampling->vae_id};
+        parent[parents++] = (struct h5_parent){"vae", sampling->codec.vae->id};
         parent[parents++] = (struct h5_parent){"text_encoder", lineage_of(sampling)->text_encoder};
     }
     for (int64_t k = 0; k < K; k++) {

@@ -14,34 +14,14 @@ import tempfile
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import h5py  # noqa: E402
 import numpy  # noqa: E402
-from chain import Chain, Checks, differences  # noqa: E402
 from PIL import Image  # noqa: E402
-from published import FIXTURES, read_safetensors, write_pipeline, write_safetensors  # noqa: E402
+from published import COMPUTED, FIXTURES, PIPELINE, PREPARE, STORED, PreparedTrial, read_safetensors, write_safetensors  # noqa: E402
 
 DECK_FAULT, INPUT_FAULT = 2, 3
-PIPELINE = {"data.pipeline": "model"}
-PREPARE = {**PIPELINE, "data.latent": "vae", "data.image_size": 64}
-STORED, COMPUTED = {**PREPARE, "files.data": "stored.h5"}, {**PREPARE, "files.data": "computed.h5", "data.text_states": "computed"}
 VAE = "vae/diffusion_pytorch_model.safetensors"
 
 
-class Trial:
-    def __init__(self, program, folder):
-        self.checks, self.chain = Checks(), Chain(program, folder)
-        write_pipeline(self.chain.path("model"))
-        self.chain.make("prepare", settings=STORED)
-        self.chain.make("prepare", settings=COMPUTED)
-        self.chain.make("import")
-
-    def same(self, what, a, b):
-        found = differences(self.chain.path(a), self.chain.path(b))
-        self.checks.that(not found, f"{what}: {found[:3]}")
-
-    def expect(self, what, phase, settings, code, *messages, arguments=()):
-        result = self.chain.run(phase, settings=settings, arguments=arguments)
-        self.checks.that(result.returncode == code and all(message in result.stdout for message in messages),
-                         f"{what}: exit code {result.returncode}, expected {code} and {messages}:\n{result.stdout}")
-
+class Trial(PreparedTrial):
     def near(self, what, found, expected, tolerance):
         """Relative, beside half a unit of the smallest half."""
         excess = numpy.abs(found.astype(float) - expected) - tolerance * numpy.abs(expected) - 2**-25

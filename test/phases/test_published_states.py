@@ -12,34 +12,14 @@ import tempfile
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import h5py  # noqa: E402
 import numpy  # noqa: E402
-from chain import Chain, Checks, differences  # noqa: E402
-from published import write_pipeline  # noqa: E402
+from published import PIPELINE, PreparedTrial  # noqa: E402
 
 INPUT_FAULT = 3
-PIPELINE = {"data.pipeline": "model"}
-PREPARE = {**PIPELINE, "data.latent": "vae", "data.image_size": 64}
-STORED, COMPUTED = {**PREPARE, "files.data": "stored.h5"}, {**PREPARE, "files.data": "computed.h5", "data.text_states": "computed"}
 STEPS = {"prune": {"prune.steps": 2, "prune.warmup_steps": 1, "router.ff_entries": 4}, "finetune": {"finetune.steps": 2}}
 DATA = {"stored": {"files.data": "stored.h5"}, "computed": {"files.data": "computed.h5", **PIPELINE}}
 
 
-class Trial:
-    def __init__(self, program, folder):
-        self.checks, self.chain = Checks(), Chain(program, folder)
-        write_pipeline(self.chain.path("model"))
-        self.chain.make("prepare", settings=STORED)
-        self.chain.make("prepare", settings=COMPUTED)
-        self.chain.make("import")
-
-    def same(self, what, a, b):
-        found = differences(self.chain.path(a), self.chain.path(b))
-        self.checks.that(not found, f"{what}: {found[:3]}")
-
-    def expect(self, what, phase, settings, code, *messages, arguments=()):
-        result = self.chain.run(phase, settings=settings, arguments=arguments)
-        self.checks.that(result.returncode == code and all(message in result.stdout for message in messages),
-                         f"{what}: exit code {result.returncode}, expected {code} and {messages}:\n{result.stdout}")
-
+class Trial(PreparedTrial):
     # ---- both forms
 
     def prune(self):

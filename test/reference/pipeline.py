@@ -46,6 +46,10 @@ def make():
         unet=UNet2DConditionModel.from_pretrained(folder / "unet"), scheduler=PNDMScheduler(**SCHEDULER), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False)
     pipeline.save_pretrained(folder)
+    for name in ("unet", "vae"):  # whose configurations would say where they were read
+        path = folder / name / "config.json"
+        values = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
+        path.write_text(json.dumps(values, indent=2) + "\n")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(torch.float64)
 

@@ -1,5 +1,6 @@
 """Published models in small: folders as diffusers and transformers write them, with random weights.
 
+    PreparedTrial(program, folder): a chain on that pipeline; a trial of tests begins with it
     write_pipeline(folder)   model_index.json, unet, scheduler, vae, text_encoder, tokenizer
     write_safetensors(path, tensors, "F16"); write_sharded(folder, stem, tensors, parts); read_safetensors(path)
 """
@@ -9,6 +10,7 @@ import pathlib
 import shutil
 
 import numpy
+from chain import Chain, Checks, differences
 
 TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}
 FIXTURES = pathlib.Path(__file__).resolve().parents[1] / "fixtures"
@@ -72,3 +74,28 @@ def write_pipeline(folder):
 
 def text_of(file, name):
     return file[name][0].decode()
+
+
+PIPELINE = {"data.pipeline": "model"}
+PREPARE = {**PIPELINE, "data.latent": "vae", "data.image_size": 64}
+STORED, COMPUTED = {**PREPARE, "files.data": "stored.h5"}, {**PREPARE, "files.data": "computed.h5", "data.text_states": "computed"}
+
+
+class PreparedTrial:
+    """A chain whose pictures and captions are encoded by the small pipeline, once with states stored, once with ids; its teacher."""
+
+    def __init__(self, program, folder):
+        self.checks, self.chain = Checks(), Chain(program, folder)
+        write_pipeline(self.chain.path("model"))
+        self.chain.make("prepare", settings=STORED)
+        self.chain.make("prepare", settings=COMPUTED)
+        self.chain.make("import")
+
+    def same(self, what, a, b):
+        found = differences(self.chain.path(a), self.chain.path(b))
+        self.checks.that(not found, f"{what}: {found[:3]}")
+
+    def expect(self, what, phase, settings, code, *messages, arguments=()):
+        result = self.chain.run(phase, settings=settings, arguments=arguments)
+        self.checks.that(result.returncode == code and all(message in result.stdout for message in messages),
+                         f"{what}: exit code {result.returncode}, expected {code} and {messages}:\n{result.stdout}")
