@@ -7,6 +7,9 @@
 #include <limits.h>
 #include <math.h>
 #include <mpi.h>
+#ifdef OPEN_MPI
+#include <mpi-ext.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -378,6 +381,25 @@ void comm_sum_wait(struct comm_request *request)
 void comm_sum(const struct comm *comm, float *values, size_t count)
 {
     comm_sum_wait(comm_sum_start(comm, values, count, false));
+}
+
+/* Blocking, in place, whatever memory the pointers lead to. */
+void comm_sum_device(const struct comm *comm, float *device_values, size_t count)
+{
+    size_t piece = comm->piece / sizeof *device_values;
+    for (size_t first = 0; first < count; first += piece) {
+        int size = (int)(count - first < piece ? count - first : piece);
+        MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, device_values + first, size, MPI_FLOAT, MPI_SUM, comm->mpi));
+    }
+}
+
+bool comm_claims_cuda(void)
+{
+#ifdef OMPI_HAVE_MPI_EXT_CUDA
+    return MPIX_Query_cuda_support() == 1;
+#else
+    return false;
+#endif
 }
 
 double comm_min(const struct comm *comm, double mine)

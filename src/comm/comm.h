@@ -70,6 +70,12 @@ void comm_sum_ordered(const struct comm *comm, double *values, size_t count);
 /* Sums over ranks in place, host memory, any size: equal on all ranks, and up to rounding what
  * comm_sum_ordered gives. Collective. */
 void comm_sum(const struct comm *comm, float *values, size_t count);
+/* The same in a device's memory, which MPI must be able to take (train/cuda_aware.h): the one place where MPI
+ * gets a pointer that the host may not follow. */
+void comm_sum_device(const struct comm *comm, float *device_values, size_t count);
+/* What MPI says of itself: whether it takes pointers to CUDA devices' memory. It may say so wrongly. Local.
+ */
+bool comm_claims_cuda(void);
 /* The same without waiting: started here, driven on by comm_sum_test, finished by comm_sum_wait. `values` is
  * in use until then. `ordered`: summed in rank order, in fp64, and rounded once, whatever MPI does; it takes
  * memory for a copy of the values. Start and wait are collective: all ranks call them in the same order, and

@@ -241,7 +241,7 @@ static void make_optimiser(struct expert_training *training)
     struct parameter_set *parameters = &training->expert.unet->parameters;
     optimiser_init(&training->optimiser, &optimiser, parameters);
     gradient_buckets_init(&training->buckets, training->training.run->comm, parameters,
-                          (size_t)cfg->bucket_mib << 20, cfg->deterministic);
+                          (size_t)cfg->bucket_mib << 20, cfg->deterministic, false);
     history_init(&training->history, columns, COLUMNS);
 }
 

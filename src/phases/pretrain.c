@@ -161,7 +161,7 @@ static bool build(struct pretraining *training, const struct unet_config *config
     if (!comm_agree(run->comm, fault)) return false;
     optimiser_init(&training->optimiser, &cfg->optimiser, parameters);
     gradient_buckets_init(&training->buckets, run->comm, parameters, (size_t)cfg->bucket_mib << 20,
-                          cfg->deterministic);
+                          cfg->deterministic, false);
     training->tape = tape_new(training->backend, training->dtype);
     sample_order_init(&training->order, (uint64_t)cfg->run.seed, dataset_info(training->dataset)->items);
     history_init(&training->history, columns, COLUMNS);

@@ -145,7 +145,7 @@ static bool build(struct clip_training *training, const struct clip_vision_confi
     clip_initialise(training->clip, (uint64_t)cfg->run.seed);
     optimiser_init(&training->optimiser, &cfg->optimiser, &training->clip->parameters);
     gradient_buckets_init(&training->buckets, run->comm, &training->clip->parameters,
-                          (size_t)cfg->bucket_mib << 20, cfg->deterministic);
+                          (size_t)cfg->bucket_mib << 20, cfg->deterministic, false);
     training->tape = tape_new(training->backend, training->dtype);
     sample_order_init(&training->order, (uint64_t)cfg->run.seed, info->items);
     history_init(&training->history, columns, COLUMNS);

@@ -2,10 +2,10 @@
 
 #include "base/check.h"
 #include "tensor/cpu/cpu_backend.h"
-#include "tensor/cpu/kernels.h"
-#include "tensor/plan/plan_backend.h"
+#ifdef APTP_CUDA
+#include "cuda_backend.h"
+#endif
 
-#include <stdlib.h>
 #include <string.h>
 
 /* Every slot of the table, by name. */
@@ -18,6 +18,7 @@ static const struct {
     size_t offset;
 } slots[] = {
     SLOT(name),
+    SLOT(close),
     SLOT(supports),
     SLOT(memory_new),
     SLOT(memory_free),
@@ -26,6 +27,14 @@ static const struct {
     SLOT(download),
     SLOT(synchronize),
     SLOT(fill_zero),
+    SLOT(staging_new),
+    SLOT(staging_free),
+    SLOT(staging_upload),
+    SLOT(staging_download),
+    SLOT(event_new),
+    SLOT(event_free),
+    SLOT(event_record),
+    SLOT(event_wait),
     SLOT(pack),
     SLOT(packed_free),
     SLOT(linear_forward),
@@ -64,6 +73,8 @@ static const struct {
     SLOT(adamw),
     SLOT(average),
     SLOT(sum_of_squares),
+    SLOT(bucket_pack),
+    SLOT(bucket_unpack),
 };
 
 _Static_assert(sizeof slots / sizeof slots[0] == sizeof(struct backend_ops) / sizeof(void *),
@@ -77,41 +88,58 @@ static void check_slots(const struct backend_ops *ops)
               "backend %s has no slot %s", ops->name, slots[i].name);
 }
 
-struct backend *backend_open(enum backend_kind kind)
+bool backend_available(enum backend_kind kind)
 {
-    struct cpu_backend *cpu = check_calloc(1, sizeof *cpu);
+#ifdef APTP_CUDA
+    if (kind == BACKEND_CUDA) return cuda_backend_available();
+#endif
+    return kind != BACKEND_CUDA;
+}
+
+static struct backend *open_kind(enum backend_kind kind)
+{
     switch (kind) {
     case BACKEND_CPU:
-        cpu->base.ops = &cpu_ops;
-        break;
+        return cpu_backend_open(false);
     case BACKEND_PLAN:
-        cpu->base.ops = &plan_ops;
-        cpu->plan = true;
+        return cpu_backend_open(true);
+    case BACKEND_CUDA:
+#ifdef APTP_CUDA
+        return cuda_backend_open();
+#endif
         break;
     }
-    CHECK(cpu->base.ops, "no backend of kind %d", (int)kind);
-    check_slots(cpu->base.ops);
-    cpu->primitives = dnnl_primitives_new();
-    cpu->base.scratch = arena_new(cpu->base.ops->arena_range(&cpu->base));
-    return &cpu->base;
+    CHECK(false, "no backend of kind %d in this program", (int)kind);
+}
+
+struct backend *backend_open(enum backend_kind kind)
+{
+    struct backend *backend = open_kind(kind);
+    check_slots(backend->ops);
+    backend->scratch = arena_new(backend->ops->arena_range(backend));
+    return backend;
 }
 
 void backend_close(struct backend *backend)
 {
     if (!backend) return;
-    struct cpu_backend *cpu = cpu_backend(backend);
-    ASSERT(cpu->bytes == 0);
+    ASSERT(backend->bytes == 0);
     arena_delete(backend->scratch);
-    dnnl_primitives_delete(cpu->primitives);
-    free(cpu);
+    backend->ops->close(backend);
 }
 
 size_t backend_bytes(const struct backend *backend)
 {
-    return ((const struct cpu_backend *)backend)->bytes_peak + arena_peak(backend->scratch);
+    return backend->bytes_peak + arena_peak(backend->scratch);
 }
 
 size_t backend_bytes_held(const struct backend *backend)
 {
-    return ((const struct cpu_backend *)backend)->bytes;
+    return backend->bytes;
+}
+
+void backend_count(struct backend *backend, ptrdiff_t bytes)
+{
+    backend->bytes += (size_t)bytes;
+    if (backend->bytes > backend->bytes_peak) backend->bytes_peak = backend->bytes;
 }

@@ -16,6 +16,7 @@
 #include "tensor/tensor.h"
 
 struct backend;
+struct backend_event;
 
 /* Zero padding and stride of a convolution. The four pads differ in diffusers' downsamplers of a VAE (0, 1,
  * 0, 1). */
@@ -61,7 +62,14 @@ struct attention {
     const struct tensor *bias;
 };
 
-/* One parameter's AdamW step (decoupled weight decay, as torch.optim.AdamW). */
+/* A parameter in training: fp32 arrays of `count` elements in the backend's memory. Each slot says which it
+ * uses; the others may be NULL. */
+struct trained_array {
+    float *value, *gradient, *first_moment, *second_moment, *average;
+    int64_t count;
+};
+
+/* An AdamW step (decoupled weight decay, as torch.optim.AdamW). */
 struct adamw {
     float learning_rate, beta1, beta2, epsilon, weight_decay;
     int64_t step;         /* 1 for the first update: bias correction */
@@ -69,18 +77,35 @@ struct adamw {
 };
 
 struct backend_ops {
-    const char *name;                                                  /* "cpu", "plan", "cuda" */
+    const char *name;                       /* "cpu", "plan", "cuda" */
+    void (*close)(struct backend *backend); /* frees the backend, whose memory has been given back */
     bool (*supports)(const struct backend *backend, enum dtype dtype); /* computes natively in it */
 
     /* ---- memory: of the program's life (zeroed), and the range of a step arena */
     void *(*memory_new)(struct backend *backend, size_t bytes);
     void (*memory_free)(struct backend *backend, void *memory, size_t bytes);
     struct arena_range (*arena_range)(struct backend *backend);
+    /* from_host may be changed at once */
     void (*upload)(struct backend *backend, void *to, const void *from_host, size_t bytes);
     void (*download)(struct backend *backend, void *to_host, const void *from,
                      size_t bytes); /* waits for it */
     void (*synchronize)(struct backend *backend);
     void (*fill_zero)(struct backend *backend, void *memory, size_t bytes);
+
+    /* ---- copies beside the ops. Staging memory is the host's, of the kind that copies are fastest with */
+    void *(*staging_new)(struct backend *backend, size_t bytes);
+    void (*staging_free)(struct backend *backend, void *staging);
+    /* in order with the ops; from_staging may be changed after a synchronize */
+    void (*staging_upload)(struct backend *backend, void *to, const void *from_staging, size_t bytes);
+    /* goes on beside later ops, which may not change `from` before `done` has been waited for */
+    void (*staging_download)(struct backend *backend, void *to_staging, const void *from, size_t bytes,
+                             struct backend_event *done);
+    /* A mark behind all ops asked for so far, for the host to wait for. NULL is an event where nothing runs
+     * behind the program */
+    struct backend_event *(*event_new)(struct backend *backend);
+    void (*event_free)(struct backend *backend, struct backend_event *event);
+    void (*event_record)(struct backend *backend, struct backend_event *event);
+    void (*event_wait)(struct backend *backend, struct backend_event *event);
 
     /* ---- packed weights: a form for `dtype` computation; reused in place when `packed` is not NULL */
     void *(*pack)(struct backend *backend, const struct parameter *weight, enum dtype dtype,
@@ -212,26 +237,42 @@ struct backend_ops {
     void (*squared_error_backward)(struct backend *backend, const struct tensor *a, const struct tensor *b,
                                    const struct tensor *seed, struct tensor *da);
 
-    /* ---- training; all fp32, `count` elements */
-    void (*adamw)(struct backend *backend, const struct adamw *adamw, float *value, const float *gradient,
-                  float *first_moment, float *second_moment, int64_t count);
-    /* average = decay average + (1 - decay) value */
-    void (*average)(struct backend *backend, float decay, const float *value, float *average, int64_t count);
-    /* sum of squares in fp64, in a fixed order; not finite if an element is not */
-    double (*sum_of_squares)(struct backend *backend, const float *values, int64_t count);
+    /* ---- training, of `count` trained arrays at once (a GPU takes them in few launches) */
+    /* one AdamW step of each */
+    void (*adamw)(struct backend *backend, const struct adamw *adamw, int count,
+                  const struct trained_array *arrays);
+    /* average = decay average + (1 - decay) value, of each */
+    void (*average)(struct backend *backend, float decay, int count, const struct trained_array *arrays);
+    /* sum of the gradients' squares in fp64, in a fixed order; not finite if an element is not. Waits for it
+     */
+    double (*sum_of_squares)(struct backend *backend, int count, const struct trained_array *arrays);
+
+    /* ---- gradients on their way to other ranks: `count` arrays to one after the other in `packed`, memory
+     * of the backend, and back */
+    void (*bucket_pack)(struct backend *backend, int count, const struct trained_array *arrays,
+                        float *packed);
+    void (*bucket_unpack)(struct backend *backend, const float *packed, int count,
+                          const struct trained_array *arrays);
 };
 
 /* A backend in use. Each kind embeds this as its first member. Opened by backend_open, handed to every op. */
 struct backend {
     const struct backend_ops *ops;
     struct arena *scratch; /* memory inside one op (and, on `plan`, its counting): a step arena of its own */
+    /* its memory is a device's: the host must not touch it, and ops run behind the program, in order */
+    bool device;
+    size_t bytes,
+        bytes_peak; /* of the program's life (memory_new, packed weights): held, largest ever held */
 };
 
-enum backend_kind { BACKEND_CPU, BACKEND_PLAN };
+enum backend_kind { BACKEND_CPU, BACKEND_PLAN, BACKEND_CUDA };
+
+/* Whether this program was built with a backend, and the machine has what it needs. */
+bool backend_available(enum backend_kind kind);
 
 /* Opens a backend: every slot of its table must be set, else a CHECK names it. Close with backend_close.
  * BACKEND_PLAN allocates nothing and computes nothing: the same step code run on it tells the memory of a
- * step. */
+ * step. BACKEND_CUDA, which must be available, is the process's current CUDA device. */
 struct backend *backend_open(enum backend_kind kind);
 void backend_close(struct backend *backend);
 
@@ -240,5 +281,8 @@ void backend_close(struct backend *backend);
 size_t backend_bytes(const struct backend *backend);
 /* Bytes of the program's life that are held now: weights in all their forms. */
 size_t backend_bytes_held(const struct backend *backend);
+
+/* For the backends: counts bytes of the program's life, fewer where negative. */
+void backend_count(struct backend *backend, ptrdiff_t bytes);
 
 #endif

@@ -22,19 +22,32 @@ static void free_arrays(struct parameter_set *set, float **array)
     free(array);
 }
 
+/* The arrays of all parameters as they are now: weights and averages may have been exchanged. */
+static const struct trained_array *arrays_now(struct optimiser *optimiser)
+{
+    for (int i = 0; i < optimiser->parameters->count; i++) {
+        const struct parameter *parameter = optimiser->parameters->items[i];
+        optimiser->arrays[i] =
+            (struct trained_array){.value = parameter->value.data,
+                                   .gradient = parameter->gradient.data,
+                                   .first_moment = optimiser->first[i],
+                                   .second_moment = optimiser->second[i],
+                                   .average = optimiser->average ? optimiser->average[i] : NULL,
+                                   .count = tensor_count(&parameter->value)};
+    }
+    return optimiser->arrays;
+}
+
 void optimiser_init(struct optimiser *optimiser, const struct optimiser_config *config,
                     struct parameter_set *parameters)
 {
     *optimiser = (struct optimiser){.config = *config, .parameters = parameters};
     optimiser->first = new_arrays(parameters);
     optimiser->second = new_arrays(parameters);
+    optimiser->arrays = check_malloc((size_t)parameters->count * sizeof *optimiser->arrays);
     if (config->ema_decay == 0) return;
     optimiser->average = new_arrays(parameters);
-    for (int i = 0; i < parameters->count; i++) {
-        struct tensor *value = &parameters->items[i]->value;
-        parameters->backend->ops->average(parameters->backend, 0, value->data, optimiser->average[i],
-                                          tensor_count(value));
-    }
+    parameters->backend->ops->average(parameters->backend, 0, parameters->count, arrays_now(optimiser));
 }
 
 void optimiser_clear(struct optimiser *optimiser)
@@ -42,6 +55,7 @@ void optimiser_clear(struct optimiser *optimiser)
     free_arrays(optimiser->parameters, optimiser->first);
     free_arrays(optimiser->parameters, optimiser->second);
     free_arrays(optimiser->parameters, optimiser->average);
+    free(optimiser->arrays);
     *optimiser = (struct optimiser){0};
 }
 
@@ -52,16 +66,20 @@ double optimiser_learning_rate(const struct optimiser *optimiser)
     return config->learning_rate * (double)(optimiser->step + 1) / (double)config->warmup_steps;
 }
 
+/* The packed forms are those of other weights from now on. */
+static void mark_stale(struct parameter_set *set)
+{
+    for (int i = 0; i < set->count; i++)
+        for (int form = 0; form < PACKED_FORMS; form++) set->items[i]->packed_stale[form] = true;
+}
+
 double optimiser_update(struct optimiser *optimiser, double loss)
 {
     struct parameter_set *set = optimiser->parameters;
     struct backend *backend = set->backend;
     const struct optimiser_config *config = &optimiser->config;
-    double squares = 0;
-    for (int i = 0; i < set->count; i++) {
-        const struct tensor *gradient = &set->items[i]->gradient;
-        squares += backend->ops->sum_of_squares(backend, gradient->data, tensor_count(gradient));
-    }
+    const struct trained_array *arrays = arrays_now(optimiser);
+    double squares = backend->ops->sum_of_squares(backend, set->count, arrays);
     double norm = isfinite(loss) ? sqrt(squares) : NAN;
     if (!isfinite(norm)) {
         optimiser->skipped++;
@@ -78,15 +96,9 @@ double optimiser_update(struct optimiser *optimiser, double loss)
                                                 : 1};
     double ramp = (1.0 + (double)optimiser->step) / (10.0 + (double)optimiser->step);
     float decay = (float)fmin(config->ema_decay, ramp);
-    for (int i = 0; i < set->count; i++) {
-        struct parameter *parameter = set->items[i];
-        int64_t count = tensor_count(&parameter->value);
-        backend->ops->adamw(backend, &adamw, parameter->value.data, parameter->gradient.data,
-                            optimiser->first[i], optimiser->second[i], count);
-        for (int form = 0; form < PACKED_FORMS; form++) parameter->packed_stale[form] = true;
-        if (optimiser->average)
-            backend->ops->average(backend, decay, parameter->value.data, optimiser->average[i], count);
-    }
+    backend->ops->adamw(backend, &adamw, set->count, arrays);
+    if (optimiser->average) backend->ops->average(backend, decay, set->count, arrays);
+    mark_stale(set);
     return norm;
 }
 
@@ -98,6 +110,6 @@ void optimiser_swap_average(struct optimiser *optimiser)
         float *average = optimiser->average[i];
         optimiser->average[i] = parameter->value.data;
         parameter->value.data = average;
-        for (int form = 0; form < PACKED_FORMS; form++) parameter->packed_stale[form] = true;
     }
+    if (optimiser->average) mark_stale(set);
 }

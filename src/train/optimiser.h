@@ -2,7 +2,7 @@
 #ifndef TRAIN_OPTIMISER_H
 #define TRAIN_OPTIMISER_H
 
-#include "tensor/parameter.h"
+#include "tensor/backend.h"
 
 struct optimiser_config {
     double learning_rate;
@@ -17,6 +17,7 @@ struct optimiser {
     struct optimiser_config config;
     struct parameter_set *parameters;   /* borrowed, trainable */
     float **first, **second, **average; /* [parameters][elements]; average NULL without EMA */
+    struct trained_array *arrays;       /* [parameters] owned, for the backend's slots */
     int64_t step;                       /* updates made */
     int64_t skipped;                    /* steps whose gradient was not finite */
 };

@@ -1275,12 +1275,13 @@ static void check_first_sample(struct run *run, const struct op *op, const struc
     check_bits(run, before, true, "when the other samples are different");
 }
 
-static const enum backend_kind backend_kinds[] = {BACKEND_CPU};
+static const enum backend_kind backend_kinds[] = {BACKEND_CPU, BACKEND_CUDA};
 
 static void test_case(enum dtype dtype, const struct op_case *test)
 {
     if (test->sizes.fp32_only && dtype != DTYPE_F32) return;
     for (size_t kind = 0; kind < sizeof backend_kinds / sizeof backend_kinds[0]; kind++) {
+        if (!backend_available(backend_kinds[kind])) continue;
         struct backend *backend = backend_open(backend_kinds[kind]);
         if (!backend->ops->supports(backend, dtype)) {
             print_message("%s does not compute in %s: not tested\n", backend->ops->name, dtype_name(dtype));
@@ -1449,19 +1450,85 @@ static void test_not_finite(void **state)
     }
 }
 
-enum { TRAINED = 40001 };
+/* Two arrays, of which one is small: what a slot takes, on the host and on the backend. */
+enum { TRAINED = 40001, SMALL = 5, TRAINED_ARRAYS = 2, TRAINED_ALL = TRAINED + SMALL };
+
+struct trained {
+    struct backend *backend;
+    struct trained_array arrays[TRAINED_ARRAYS]; /* in the backend's memory */
+};
+
+/* The members of struct trained_array, for loops over them. */
+static float **member_of(struct trained_array *array, int member)
+{
+    float **members[] = {&array->value, &array->gradient, &array->first_moment, &array->second_moment,
+                         &array->average};
+    return members[member];
+}
+
+enum { MEMBERS = 5 };
+
+static void trained_open(struct trained *trained, struct backend *backend)
+{
+    *trained = (struct trained){.backend = backend, .arrays = {{.count = TRAINED}, {.count = SMALL}}};
+    for (int i = 0; i < TRAINED_ARRAYS; i++)
+        for (int member = 0; member < MEMBERS; member++)
+            *member_of(&trained->arrays[i], member) =
+                backend->ops->memory_new(backend, (size_t)trained->arrays[i].count * sizeof(float));
+}
+
+static void trained_close(struct trained *trained)
+{
+    struct backend *backend = trained->backend;
+    for (int i = 0; i < TRAINED_ARRAYS; i++)
+        for (int member = 0; member < MEMBERS; member++)
+            backend->ops->memory_free(backend, *member_of(&trained->arrays[i], member),
+                                      (size_t)trained->arrays[i].count * sizeof(float));
+    backend_close(backend);
+}
+
+enum member { VALUE, GRADIENT, FIRST, SECOND, AVERAGE };
+
+/* Copies [TRAINED_ALL] values into a member of the arrays, one after the other, or out of it. */
+static void trained_write(struct trained *trained, enum member member, const float *values)
+{
+    for (int i = 0; i < TRAINED_ARRAYS; values += trained->arrays[i++].count)
+        trained->backend->ops->upload(trained->backend, *member_of(&trained->arrays[i], (int)member), values,
+                                      (size_t)trained->arrays[i].count * sizeof *values);
+}
+
+static void trained_read(struct trained *trained, enum member member, float *values)
+{
+    for (int i = 0; i < TRAINED_ARRAYS; values += trained->arrays[i++].count)
+        trained->backend->ops->download(trained->backend, values,
+                                        *member_of(&trained->arrays[i], (int)member),
+                                        (size_t)trained->arrays[i].count * sizeof *values);
+}
+
+static float *normal_values(uint64_t stream)
+{
+    float *values = check_malloc(TRAINED_ALL * sizeof *values);
+    random_normal((struct random_key){3, RANDOM_TEST, stream, 0}, TRAINED_ALL, values);
+    return values;
+}
+
+static void expect_near(const char *what, const float *found, const double *expected, double tolerance)
+{
+    for (int i = 0; i < TRAINED_ALL; i++)
+        if (!(fabs(found[i] - expected[i]) <= tolerance))
+            fail_msg("%s %d is %.9g, expected %.9g", what, i, found[i], expected[i]);
+}
 
 /* AdamW against the formulas of torch.optim.AdamW in fp64, three steps */
-static void test_adamw(void **state)
+static void adamw_on(struct backend *backend)
 {
-    (void)state;
-    struct backend *backend = backend_open(BACKEND_CPU);
-    float *value = check_malloc(TRAINED * sizeof(float)), *gradient = check_malloc(TRAINED * sizeof(float));
-    float *first = check_calloc(TRAINED, sizeof(float)), *second = check_calloc(TRAINED, sizeof(float));
-    double *expected = check_malloc(TRAINED * sizeof(double));
-    double *m = check_calloc(TRAINED, sizeof(double)), *v = check_calloc(TRAINED, sizeof(double));
-    random_normal((struct random_key){3, RANDOM_TEST, 0, 0}, TRAINED, value);
-    for (int i = 0; i < TRAINED; i++) expected[i] = value[i];
+    struct trained trained;
+    trained_open(&trained, backend);
+    float *value = normal_values(0);
+    double *expected = check_malloc(TRAINED_ALL * sizeof(double));
+    double *m = check_calloc(TRAINED_ALL, sizeof(double)), *v = check_calloc(TRAINED_ALL, sizeof(double));
+    for (int i = 0; i < TRAINED_ALL; i++) expected[i] = value[i];
+    trained_write(&trained, VALUE, value);
     struct adamw adamw = {.learning_rate = 0.01f,
                           .beta1 = 0.9f,
                           .beta2 = 0.999f,
@@ -1469,9 +1536,10 @@ static void test_adamw(void **state)
                           .weight_decay = 0.1f,
                           .gradient_scale = 0.5f};
     for (adamw.step = 1; adamw.step <= 3; adamw.step++) {
-        random_normal((struct random_key){3, RANDOM_TEST, (uint64_t)adamw.step, 0}, TRAINED, gradient);
-        backend->ops->adamw(backend, &adamw, value, gradient, first, second, TRAINED);
-        for (int i = 0; i < TRAINED; i++) {
+        float *gradient = normal_values((uint64_t)adamw.step);
+        trained_write(&trained, GRADIENT, gradient);
+        backend->ops->adamw(backend, &adamw, TRAINED_ARRAYS, trained.arrays);
+        for (int i = 0; i < TRAINED_ALL; i++) {
             double g = 0.5 * gradient[i], beta1 = adamw.beta1, beta2 = adamw.beta2;
             m[i] = beta1 * m[i] + (1 - beta1) * g;
             v[i] = beta2 * v[i] + (1 - beta2) * g * g;
@@ -1480,55 +1548,120 @@ static void test_adamw(void **state)
             expected[i] *= 1 - (double)adamw.learning_rate * adamw.weight_decay;
             expected[i] -= adamw.learning_rate * m_hat / (sqrt(v_hat) + adamw.epsilon);
         }
+        free(gradient);
     }
-    for (int i = 0; i < TRAINED; i++) // three roundings of values up to 4
-        if (!(fabs(value[i] - expected[i]) <= 1e-6))
-            fail_msg("value %d is %.9g, expected %.9g", i, value[i], expected[i]);
-    free(value), free(gradient), free(first), free(second), free(expected), free(m), free(v);
-    backend_close(backend);
+    trained_read(&trained, VALUE, value);
+    expect_near("value", value, expected, 1e-6); // three roundings of values up to 4
+    free(value), free(expected), free(m), free(v);
+    trained_close(&trained);
+}
+
+static void average_on(struct backend *backend)
+{
+    struct trained trained;
+    trained_open(&trained, backend);
+    float *value = normal_values(0), *average = check_malloc(TRAINED_ALL * sizeof(float));
+    double *expected = check_malloc(TRAINED_ALL * sizeof(double));
+    for (int i = 0; i < TRAINED_ALL; i++) {
+        average[i] = 2 * value[i] + 1;
+        expected[i] = 0.75 * (2.0 * value[i] + 1) + 0.25 * value[i];
+    }
+    trained_write(&trained, VALUE, value);
+    trained_write(&trained, AVERAGE, average);
+    backend->ops->average(backend, 0.75f, TRAINED_ARRAYS, trained.arrays);
+    trained_read(&trained, AVERAGE, average);
+    expect_near("average", average, expected, 2e-6);
+    free(value), free(average), free(expected);
+    trained_close(&trained);
+}
+
+static void sum_of_squares_on(struct backend *backend)
+{
+    struct trained trained;
+    trained_open(&trained, backend);
+    float *gradient = normal_values(0);
+    trained_write(&trained, GRADIENT, gradient);
+    double expected = 0;
+    for (int i = 0; i < TRAINED_ALL; i++) expected += (double)gradient[i] * gradient[i];
+    double found = backend->ops->sum_of_squares(backend, TRAINED_ARRAYS, trained.arrays);
+    assert_true(fabs(found - expected) <= 1e-12 * expected); // fp64, another order
+    assert_true(backend->ops->sum_of_squares(backend, TRAINED_ARRAYS, trained.arrays) == found);
+    assert_true(backend->ops->sum_of_squares(backend, 0, trained.arrays) == 0);
+    const float wrong[] = {INFINITY, NAN};
+    for (int i = 0; i < 2; i++) {
+        gradient[TRAINED - 2] = wrong[i];
+        trained_write(&trained, GRADIENT, gradient);
+        assert_false(isfinite(backend->ops->sum_of_squares(backend, TRAINED_ARRAYS, trained.arrays)));
+    }
+    free(gradient);
+    trained_close(&trained);
+}
+
+/* Gradients to one row and back, and through staging memory, as they go to other ranks. */
+static void bucket_on(struct backend *backend)
+{
+    struct trained trained;
+    trained_open(&trained, backend);
+    size_t bytes = TRAINED_ALL * sizeof(float);
+    float *gradient = normal_values(0), *found = check_malloc(bytes);
+    float *packed = backend->ops->memory_new(backend, bytes);
+    float *staging = backend->ops->staging_new(backend, bytes);
+    struct backend_event *event = backend->ops->event_new(backend);
+    trained_write(&trained, GRADIENT, gradient);
+    backend->ops->bucket_pack(backend, TRAINED_ARRAYS, trained.arrays, packed);
+    backend->ops->staging_download(backend, staging, packed, bytes, event);
+    backend->ops->event_wait(backend, event);
+    assert_memory_equal(staging, gradient, bytes);
+
+    for (int i = 0; i < TRAINED_ALL; i++) staging[i] = gradient[i] = -2 * gradient[i];
+    backend->ops->staging_upload(backend, packed, staging, bytes);
+    backend->ops->bucket_unpack(backend, packed, TRAINED_ARRAYS, trained.arrays);
+    backend->ops->event_record(backend, event);
+    backend->ops->event_wait(backend, event);
+    trained_read(&trained, GRADIENT, found);
+    assert_memory_equal(found, gradient, bytes);
+
+    backend->ops->event_free(backend, event);
+    backend->ops->staging_free(backend, staging);
+    backend->ops->memory_free(backend, packed, bytes);
+    free(gradient), free(found);
+    trained_close(&trained);
+}
+
+static void on_every_backend(void (*test)(struct backend *backend))
+{
+    for (size_t kind = 0; kind < sizeof backend_kinds / sizeof backend_kinds[0]; kind++)
+        if (backend_available(backend_kinds[kind])) test(backend_open(backend_kinds[kind]));
+}
+
+static void test_adamw(void **state)
+{
+    (void)state;
+    on_every_backend(adamw_on);
 }
 
 static void test_average(void **state)
 {
     (void)state;
-    struct backend *backend = backend_open(BACKEND_CPU);
-    float *value = check_malloc(TRAINED * sizeof(float)), *average = check_malloc(TRAINED * sizeof(float));
-    random_normal((struct random_key){3, RANDOM_TEST, 0, 0}, TRAINED, value);
-    for (int i = 0; i < TRAINED; i++) average[i] = 2 * value[i] + 1;
-    backend->ops->average(backend, 0.75f, value, average, TRAINED);
-    for (int i = 0; i < TRAINED; i++) {
-        double expected = 0.75 * (2.0 * value[i] + 1) + 0.25 * value[i];
-        if (!(fabs(average[i] - expected) <= 2e-6))
-            fail_msg("average %d is %.9g, expected %.9g", i, average[i], expected);
-    }
-    free(value), free(average);
-    backend_close(backend);
+    on_every_backend(average_on);
 }
 
 static void test_sum_of_squares(void **state)
 {
     (void)state;
-    struct backend *backend = backend_open(BACKEND_CPU);
-    float *value = check_malloc(TRAINED * sizeof(float));
-    random_normal((struct random_key){3, RANDOM_TEST, 0, 0}, TRAINED, value);
-    double expected = 0;
-    for (int i = 0; i < TRAINED; i++) expected += (double)value[i] * value[i];
-    double found = backend->ops->sum_of_squares(backend, value, TRAINED);
-    assert_true(fabs(found - expected) <= 1e-12 * expected); // fp64, another order
-    assert_true(backend->ops->sum_of_squares(backend, value, TRAINED) == found);
-    assert_true(backend->ops->sum_of_squares(backend, value, 0) == 0);
-    value[TRAINED - 2] = INFINITY;
-    assert_false(isfinite(backend->ops->sum_of_squares(backend, value, TRAINED)));
-    value[TRAINED - 2] = NAN;
-    assert_false(isfinite(backend->ops->sum_of_squares(backend, value, TRAINED)));
-    free(value);
-    backend_close(backend);
+    on_every_backend(sum_of_squares_on);
+}
+
+static void test_bucket(void **state)
+{
+    (void)state;
+    on_every_backend(bucket_on);
 }
 
 int main(void)
 {
     enum { CASES = sizeof cases / sizeof cases[0] };
-    static struct CMUnitTest tests[2 * CASES + 7];
+    static struct CMUnitTest tests[2 * CASES + 8];
     static char names[2 * CASES][96];
     size_t count = 0;
     for (size_t i = 0; i < CASES; i++)
@@ -1547,6 +1680,7 @@ int main(void)
         cmocka_unit_test(test_adamw),
         cmocka_unit_test(test_average),
         cmocka_unit_test(test_sum_of_squares),
+        cmocka_unit_test(test_bucket),
     };
     memcpy(tests + count, more, sizeof more);
     return _cmocka_run_group_tests("ops", tests, count + sizeof more / sizeof more[0], NULL, NULL);

@@ -189,7 +189,8 @@ static void squared_error_scratch(struct backend *backend, struct operands *o)
 
 static void sum_of_squares_scratch(struct backend *backend, struct operands *o)
 {
-    backend->ops->sum_of_squares(backend, o->x.data, tensor_count(&o->x));
+    struct trained_array array = {.gradient = o->x.data, .count = tensor_count(&o->x)};
+    backend->ops->sum_of_squares(backend, 1, &array);
 }
 
 static size_t scratch_of(enum backend_kind kind,
@@ -241,7 +242,8 @@ static void test_memory(void **state)
     backend->ops->fill_zero(backend, memory, huge);
     backend->ops->download(backend, bytes, memory, sizeof bytes);
     assert_memory_equal(bytes, ((unsigned char[8]){0}), sizeof bytes);
-    assert_true(backend->ops->sum_of_squares(backend, memory, 1 << 20) == 0);
+    struct trained_array array = {.gradient = memory, .count = 1 << 20};
+    assert_true(backend->ops->sum_of_squares(backend, 1, &array) == 0);
     backend->ops->memory_free(backend, memory, huge);
     assert_true(backend_bytes(backend) - before >= huge); // the largest ever held
     backend_close(backend);

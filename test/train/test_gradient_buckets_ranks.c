@@ -124,7 +124,7 @@ static void compare(const float *found, const float *expected, bool deterministi
 static void run_trial(struct trial *trial, enum use use, size_t bytes, bool deterministic)
 {
     struct gradient_buckets buckets;
-    gradient_buckets_init(&buckets, trial->comm, &trial->set, bytes, deterministic);
+    gradient_buckets_init(&buckets, trial->comm, &trial->set, bytes, deterministic, false);
     bool alone = comm_size(trial->comm) == 1;
     assert_int_equal(buckets.buckets, alone ? 0 : bytes == 1 ? PARAMETERS : buckets.buckets);
     assert_true(bytes < sizeof(float[TOTAL]) || buckets.buckets == !alone);
@@ -170,7 +170,7 @@ static void sums_start_in_the_backward_pass(void **state)
     used.count = 2 * LAYERS;
     for (int size = 0; size < BUCKET_SIZES; size++) {
         struct gradient_buckets buckets;
-        gradient_buckets_init(&buckets, comm, &used, bucket_bytes[size], true);
+        gradient_buckets_init(&buckets, comm, &used, bucket_bytes[size], true, false);
         run_passes(&trial, IN_ORDER, 0, &buckets);
         assert_int_equal(buckets.sent, buckets.buckets);
         assert_int_equal(buckets.buckets > 0, comm_size(comm) > 1);

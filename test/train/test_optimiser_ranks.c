@@ -104,7 +104,7 @@ static void steps_are_those_of_the_formulas(void **state)
         struct optimiser optimiser;
         optimiser_init(&optimiser, &config, &set);
         struct gradient_buckets buckets;
-        gradient_buckets_init(&buckets, comm, &set, 1, deterministic);
+        gradient_buckets_init(&buckets, comm, &set, 1, deterministic, false);
         for (int64_t step = 1; step <= STEPS; step++) {
             double norm = make_gradient(step, gradient);
             share(comm, gradient, mine);

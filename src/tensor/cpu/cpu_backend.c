@@ -2,25 +2,24 @@
 #define _POSIX_C_SOURCE 200112L // posix_memalign
 #include "base/check.h"
 #include "tensor/cpu/kernels.h"
+#include "tensor/plan/plan_backend.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 static void *memory_new_cpu(struct backend *backend, size_t bytes)
 {
-    struct cpu_backend *cpu = cpu_backend(backend);
     void *memory;
     CHECK(posix_memalign(&memory, ARENA_ALIGNMENT, bytes ? bytes : 1) == 0,
-          "no memory for %zu bytes, %zu in use", bytes, cpu->bytes);
+          "no memory for %zu bytes, %zu in use", bytes, backend->bytes);
     memset(memory, 0, bytes);
-    cpu->bytes += bytes;
-    if (cpu->bytes > cpu->bytes_peak) cpu->bytes_peak = cpu->bytes;
+    backend_count(backend, (ptrdiff_t)bytes);
     return memory;
 }
 
 static void memory_free_cpu(struct backend *backend, void *memory, size_t bytes)
 {
-    cpu_backend(backend)->bytes -= bytes;
+    backend_count(backend, -(ptrdiff_t)bytes);
     free(memory);
 }
 
@@ -53,8 +52,56 @@ static void fill_zero_cpu(struct backend *backend, void *memory, size_t bytes)
     memset(memory, 0, bytes);
 }
 
+static void *staging_new_cpu(struct backend *backend, size_t bytes)
+{
+    (void)backend;
+    return check_malloc(bytes);
+}
+
+static void staging_free_cpu(struct backend *backend, void *staging)
+{
+    (void)backend;
+    free(staging);
+}
+
+static void staging_download_cpu(struct backend *backend, void *to_staging, const void *from, size_t bytes,
+                                 struct backend_event *done)
+{
+    (void)backend, (void)done;
+    memcpy(to_staging, from, bytes);
+}
+
+/* Ops are done when they return: there is nothing to wait for. */
+struct backend_event *event_new_cpu(struct backend *backend)
+{
+    (void)backend;
+    return NULL;
+}
+
+void event_free_cpu(struct backend *backend, struct backend_event *event)
+{
+    (void)backend, (void)event;
+}
+
+void event_record_cpu(struct backend *backend, struct backend_event *event)
+{
+    (void)backend, (void)event;
+}
+
+void event_wait_cpu(struct backend *backend, struct backend_event *event)
+{
+    (void)backend, (void)event;
+}
+
+void close_cpu(struct backend *backend)
+{
+    dnnl_primitives_delete(cpu_backend(backend)->primitives);
+    free(backend);
+}
+
 const struct backend_ops cpu_ops = {
     .name = "cpu",
+    .close = close_cpu,
     .supports = supports_cpu,
     .memory_new = memory_new_cpu,
     .memory_free = memory_free_cpu,
@@ -63,6 +110,14 @@ const struct backend_ops cpu_ops = {
     .download = download_cpu,
     .synchronize = synchronize_cpu,
     .fill_zero = fill_zero_cpu,
+    .staging_new = staging_new_cpu,
+    .staging_free = staging_free_cpu,
+    .staging_upload = upload_cpu,
+    .staging_download = staging_download_cpu,
+    .event_new = event_new_cpu,
+    .event_free = event_free_cpu,
+    .event_record = event_record_cpu,
+    .event_wait = event_wait_cpu,
     .pack = pack_cpu,
     .packed_free = packed_free_cpu,
     .linear_forward = linear_forward_cpu,
@@ -101,4 +156,15 @@ const struct backend_ops cpu_ops = {
     .adamw = adamw_cpu,
     .average = average_cpu,
     .sum_of_squares = sum_of_squares_cpu,
+    .bucket_pack = bucket_pack_cpu,
+    .bucket_unpack = bucket_unpack_cpu,
 };
+
+struct backend *cpu_backend_open(bool plan)
+{
+    struct cpu_backend *cpu = check_calloc(1, sizeof *cpu);
+    cpu->base.ops = plan ? &plan_ops : &cpu_ops;
+    cpu->plan = plan;
+    cpu->primitives = dnnl_primitives_new();
+    return &cpu->base;
+}

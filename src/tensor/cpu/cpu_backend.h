@@ -14,7 +14,6 @@ struct cpu_backend {
     struct backend base;                /* first member: a struct backend * is a struct cpu_backend * */
     struct dnnl_primitives *primitives; /* owned: oneDNN's engine, stream and the cache of primitives */
     bool plan;                          /* count memory, compute nothing */
-    size_t bytes, bytes_peak;           /* of the program's life: held, largest ever held */
 };
 
 static inline struct cpu_backend *cpu_backend(struct backend *backend)
@@ -25,7 +24,16 @@ static inline struct cpu_backend *cpu_backend(struct backend *backend)
 /* Whether this processor has instructions for the products of `dtype`. */
 bool supports_cpu(const struct backend *backend, enum dtype dtype);
 
-/* backend_open and backend_close call these. */
+/* Opens the backend, or the plan of it; closed by its slot. */
+struct backend *cpu_backend_open(bool plan);
+void close_cpu(struct backend *backend);
+
+/* Events of a backend whose ops are done when they return. */
+struct backend_event *event_new_cpu(struct backend *backend);
+void event_free_cpu(struct backend *backend, struct backend_event *event);
+void event_record_cpu(struct backend *backend, struct backend_event *event);
+void event_wait_cpu(struct backend *backend, struct backend_event *event);
+
 struct dnnl_primitives *dnnl_primitives_new(void);
 void dnnl_primitives_delete(struct dnnl_primitives *primitives);
 

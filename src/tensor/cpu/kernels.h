@@ -73,9 +73,12 @@ void squared_error_backward_cpu(struct backend *backend, const struct tensor *a,
                                 const struct tensor *seed, struct tensor *da);
 
 /* ---- optimiser.c */
-void adamw_cpu(struct backend *backend, const struct adamw *adamw, float *value, const float *gradient,
-               float *first_moment, float *second_moment, int64_t count);
-void average_cpu(struct backend *backend, float decay, const float *value, float *average, int64_t count);
-double sum_of_squares_cpu(struct backend *backend, const float *values, int64_t count);
+void adamw_cpu(struct backend *backend, const struct adamw *adamw, int count,
+               const struct trained_array *arrays);
+void average_cpu(struct backend *backend, float decay, int count, const struct trained_array *arrays);
+double sum_of_squares_cpu(struct backend *backend, int count, const struct trained_array *arrays);
+void bucket_pack_cpu(struct backend *backend, int count, const struct trained_array *arrays, float *packed);
+void bucket_unpack_cpu(struct backend *backend, const float *packed, int count,
+                       const struct trained_array *arrays);
 
 #endif

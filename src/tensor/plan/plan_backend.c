@@ -10,16 +10,14 @@
 /* An address that is not NULL and must not be used. */
 static void *memory_new_plan(struct backend *backend, size_t bytes)
 {
-    struct cpu_backend *cpu = cpu_backend(backend);
-    cpu->bytes += bytes;
-    if (cpu->bytes > cpu->bytes_peak) cpu->bytes_peak = cpu->bytes;
+    backend_count(backend, (ptrdiff_t)bytes);
     return arena_range_none().base;
 }
 
 static void memory_free_plan(struct backend *backend, void *memory, size_t bytes)
 {
     (void)memory;
-    cpu_backend(backend)->bytes -= bytes;
+    backend_count(backend, -(ptrdiff_t)bytes);
 }
 
 static struct arena_range arena_range_plan(struct backend *backend)
@@ -40,6 +38,14 @@ static void download_plan(struct backend *backend, void *to_host, const void *fr
 
 static void synchronize_plan(struct backend *backend) {}
 
+static void *staging_new_plan(struct backend *backend, size_t bytes)
+{
+    (void)backend, (void)bytes;
+    return arena_range_none().base;
+}
+
+NOTHING(staging_free_plan, void *staging)
+NOTHING(staging_download_plan, void *to_staging, const void *from, size_t bytes, struct backend_event *done)
 NOTHING(upload_plan, void *to, const void *from_host, size_t bytes)
 NOTHING(fill_zero_plan, void *memory, size_t bytes)
 NOTHING(layer_norm_forward_plan, const struct tensor *x, const struct tensor *weight,
@@ -65,12 +71,14 @@ NOTHING(masked_mean_forward_plan, const struct tensor *x, const struct tensor *m
 NOTHING(masked_mean_backward_plan, const struct tensor *mask, const struct tensor *dy, struct tensor *dx)
 NOTHING(squared_error_backward_plan, const struct tensor *a, const struct tensor *b,
         const struct tensor *seed, struct tensor *da)
-NOTHING(adamw_plan, const struct adamw *adamw, float *value, const float *gradient, float *first_moment,
-        float *second_moment, int64_t count)
-NOTHING(average_plan, float decay, const float *value, float *average, int64_t count)
+NOTHING(adamw_plan, const struct adamw *adamw, int count, const struct trained_array *arrays)
+NOTHING(average_plan, float decay, int count, const struct trained_array *arrays)
+NOTHING(bucket_pack_plan, int count, const struct trained_array *arrays, float *packed)
+NOTHING(bucket_unpack_plan, const float *packed, int count, const struct trained_array *arrays)
 
 const struct backend_ops plan_ops = {
     .name = "plan",
+    .close = close_cpu,
     .supports = supports_cpu,
     .memory_new = memory_new_plan,
     .memory_free = memory_free_plan,
@@ -79,6 +87,14 @@ const struct backend_ops plan_ops = {
     .download = download_plan,
     .synchronize = synchronize_plan,
     .fill_zero = fill_zero_plan,
+    .staging_new = staging_new_plan,
+    .staging_free = staging_free_plan,
+    .staging_upload = upload_plan,
+    .staging_download = staging_download_plan,
+    .event_new = event_new_cpu,
+    .event_free = event_free_cpu,
+    .event_record = event_record_cpu,
+    .event_wait = event_wait_cpu,
     .pack = pack_cpu,
     .packed_free = packed_free_cpu,
     .linear_forward = linear_forward_cpu,
@@ -117,4 +133,6 @@ const struct backend_ops plan_ops = {
     .adamw = adamw_plan,
     .average = average_plan,
     .sum_of_squares = sum_of_squares_cpu,
+    .bucket_pack = bucket_pack_plan,
+    .bucket_unpack = bucket_unpack_plan,
 };
