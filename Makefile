@@ -2,10 +2,11 @@
 include Makefile.inc
 -include $(if $(MACHINE),jobs/machines/$(MACHINE).inc)
 
-# ---- variants: build/cpu, build/cpu-sanitize, build/fuzz (`make fuzz`)
-VARIANT  := cpu$(if $(SANITIZE),-sanitize)
+# ---- variants: build/cpu, build/cuda (CUDA=1), build/emulator (EMULATOR=1: cuda/ on the CPU), each with -sanitize (SANITIZE=1),
+# and build/fuzz (`make fuzz`)
+VARIANT  := $(if $(EMULATOR),emulator,$(if $(CUDA),cuda,cpu))$(if $(SANITIZE),-sanitize)
 BUILD    := build/$(VARIANT)
-PROGRAM  := $(if $(SANITIZE),$(BUILD)/aptp,aptp)
+PROGRAM  := $(if $(EMULATOR)$(SANITIZE),$(BUILD)/aptp,aptp)
 VENV     := build/venv
 
 # ---- compiler and libraries
@@ -19,11 +20,24 @@ CFLAGS    = -std=c11 -Wall -Wextra $(if $(WERROR),-Werror) $(OPT) -march=$(strip
 LDFLAGS   = -fopenmp -g $(if $(SANITIZE),-fsanitize=$(SANITIZERS))
 LDLIBS    = $(LDLIBS_LIBS) $(LIB_DNNL) $(LIB_CSV) -lm -lpthread
 SANITIZERS = address,undefined
+
+# ---- the CUDA backend, and the emulator that it runs on where there is no GPU. The emulator sees each access to memory that the
+# backend makes: g++ compiles cuda/ with the calls of its ThreadSanitizer, which test/emulator/ defines.
+NVCCFLAGS = -std=c++20 -O3 -lineinfo -Isrc -Icuda $(foreach arch,$(CUDA_ARCH),-gencode arch=compute_$(arch),code=sm_$(arch)) \
+            -gencode arch=compute_$(lastword $(CUDA_ARCH)),code=compute_$(lastword $(CUDA_ARCH)) \
+            -Xcompiler -Wall,-Wextra $(if $(WERROR),-Werror all-warnings) -MMD -MP
+EMULATORFLAGS = -std=c++20 -Wall -Wextra $(if $(WERROR),-Werror) -O2 -g -MMD -MP -Itest/emulator/include -Itest/emulator -Isrc -Icuda
+ifneq ($(CUDA)$(EMULATOR),)
+CPPFLAGS += -Icuda -DAPTP_CUDA
+LDLIBS   += $(if $(EMULATOR),,-L$(CUDA_HOME)/lib64 -Wl$(comma)-rpath$(comma)$(CUDA_HOME)/lib64 -lcublasLt -lcudnn -lcudart) -lstdc++
+endif
+comma    := ,
 Q         = $(if $(V),,@)
 
 # ---- sources
 SOURCES  := $(sort $(wildcard src/*/*.c src/*/*/*.c))
-OBJECTS  := $(SOURCES:src/%.c=$(BUILD)/%.o)
+OBJECTS  := $(SOURCES:src/%.c=$(BUILD)/%.o) $(if $(CUDA)$(EMULATOR),$(patsubst cuda/%.cu,$(BUILD)/cuda/%.o,$(sort $(wildcard cuda/*.cu)))) \
+            $(if $(EMULATOR),$(patsubst test/emulator/%.cpp,$(BUILD)/emulator/%.o,$(sort $(wildcard test/emulator/*.cpp))))
 TESTS    := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/*/test_*.c)))
 SUPPORT  := $(patsubst test/%.c,$(BUILD)/test/%.o,$(sort $(wildcard test/support/*.c)))
 HARNESSES := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/fuzz/fuzz_*.c)))
@@ -34,9 +48,11 @@ HARNESSES := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/fuzz/fuz
 
 all: $(PROGRAM)          ## the program alone (what `make` does)
 
-$(PROGRAM): $(BUILD)/main.o $(BUILD)/libaptp.a
+# ./aptp is that of the variant which was made last.
+$(PROGRAM): $(BUILD)/main.o $(BUILD)/libaptp.a $(if $(filter aptp$(VARIANT),$(PROGRAM)$(shell cat build/variant 2>/dev/null))$(filter-out aptp,$(PROGRAM)),,FORCE)
 	@echo "  link    $@"
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter-out FORCE,$^) $(LDLIBS)
+	$(Q)$(if $(filter aptp,$@),echo $(VARIANT) > build/variant)
 
 $(BUILD)/libaptp.a: $(OBJECTS)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
@@ -44,6 +60,20 @@ $(BUILD)/libaptp.a: $(OBJECTS)
 $(BUILD)/%.o: src/%.c | $(BUILD)/libraries
 	@mkdir -p $(@D); echo "  cc      $<"
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+
+ifdef EMULATOR
+$(BUILD)/cuda/%.o: cuda/%.cu
+	@mkdir -p $(@D); echo "  c++     $<"
+	$(Q)$(CXX) $(EMULATORFLAGS) -fsanitize=thread -x c++ -c -o $@ $<
+
+$(BUILD)/emulator/%.o: test/emulator/%.cpp
+	@mkdir -p $(@D); echo "  c++     $<"
+	$(Q)$(CXX) $(EMULATORFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZERS)) -c -o $@ $<
+else
+$(BUILD)/cuda/%.o: cuda/%.cu
+	@mkdir -p $(@D); echo "  nvcc    $<"
+	$(Q)$(NVCC) $(NVCCFLAGS) -c -o $@ $<
+endif
 
 # The version strings change with each commit: only this object sees them.
 $(BUILD)/base/version.o: CPPFLAGS += -DAPTP_COMMIT='"$(COMMIT)"' -DAPTP_CFLAGS='"$(strip $(CC) $(OPT) -march=$(strip $(ARCH)))"'
@@ -214,4 +244,4 @@ readme: $(PROGRAM)       ## put the generated references into README.md
 	$(Q)$(PYTHON) postproc/update_readme.py $(PROGRAM) README.md
 
 clean:                   ## remove what was built
-	rm -rf build/cpu build/cpu-sanitize build/fuzz build/mutants aptp
+	rm -rf build/cpu build/cuda build/emulator build/*-sanitize build/variant build/fuzz build/mutants aptp
