@@ -20,11 +20,13 @@
 
 #define SHARED(type, name, count) __shared__ type name[count]
 
-/* Tells a checker of a piece of a larger device allocation: of the step arena's blocks, which no CUDA call
- * knows. Does nothing here. */
-static inline void device_block_taken(const void *, size_t) {}
-static inline void device_block_given(const void *, size_t) {}
-enum { DEVICE_BLOCK_GUARD = 0 }; /* bytes to keep free behind a block */
+/* Tells a checker of a piece of a larger device allocation, the step arena's blocks, which no CUDA call
+ * knows: after the work on `stream` so far, what the piece holds is undefined, or nothing may use it any more
+ * (of many blocks at once too). DEVICE_BLOCK_GUARD: bytes that nothing uses behind each. Nothing is done
+ * here. */
+static inline void device_block_taken(cudaStream_t, const void *, size_t) {}
+static inline void device_block_given(cudaStream_t, const void *, size_t) {}
+enum { DEVICE_BLOCK_GUARD = 0 };
 
 #else
 

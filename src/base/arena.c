@@ -11,9 +11,6 @@
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
-#else
-#define ASAN_POISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
-#define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
 #endif
 
 enum {
@@ -46,9 +43,26 @@ static void grow_host(struct arena_range *range, size_t bytes)
     range->usable = usable;
 }
 
+#ifdef __SANITIZE_ADDRESS__
+static void taken_host(struct arena_range *range, char *address, size_t bytes)
+{
+    (void)range;
+    ASAN_UNPOISON_MEMORY_REGION(address, bytes);
+}
+
+static void given_host(struct arena_range *range, char *address, size_t bytes)
+{
+    (void)range;
+    ASAN_POISON_MEMORY_REGION(address, bytes);
+}
+#else
+static void (*const taken_host)(struct arena_range *range, char *address, size_t bytes) = NULL;
+static void (*const given_host)(struct arena_range *range, char *address, size_t bytes) = NULL;
+#endif
+
 static void release_host(struct arena_range *range)
 {
-    ASAN_UNPOISON_MEMORY_REGION(range->base, range->usable);
+    if (range->taken) range->taken(range, range->base, range->usable); // others may get these addresses
     munmap(range->base, range->capacity);
 }
 
@@ -63,7 +77,12 @@ struct arena_range arena_range_host(void)
     }
     CHECK(base != MAP_FAILED, "cannot reserve addresses for a step's memory: %s", strerror(errno));
     madvise(base, capacity, MADV_HUGEPAGE); // a wish: fewer page faults in the first step
-    return (struct arena_range){base, capacity, 0, true, grow_host, release_host};
+    return (struct arena_range){.base = base,
+                                .capacity = capacity,
+                                .grow = grow_host,
+                                .release = release_host,
+                                .taken = taken_host,
+                                .given = given_host};
 }
 
 static void grow_none(struct arena_range *range, size_t bytes)
@@ -79,7 +98,10 @@ static void release_none(struct arena_range *range)
 struct arena_range arena_range_none(void)
 {
     // Low addresses: nothing is mapped there, so a use of them faults.
-    return (struct arena_range){(char *)ARENA_ALIGNMENT, (size_t)1 << 46, 0, false, grow_none, release_none};
+    return (struct arena_range){.base = (char *)ARENA_ALIGNMENT,
+                                .capacity = (size_t)1 << 46,
+                                .grow = grow_none,
+                                .release = release_none};
 }
 
 static void free_list_add(struct arena *arena, struct arena_block *block)
@@ -155,6 +177,7 @@ static struct arena_block *best_fit(const struct arena *arena, size_t bytes)
 struct arena_block *arena_allocate(struct arena *arena, size_t bytes)
 {
     size_t size = bytes ? (bytes + ARENA_ALIGNMENT - 1) / ARENA_ALIGNMENT * ARENA_ALIGNMENT : ARENA_ALIGNMENT;
+    size += arena->range.guard;
     struct arena_block *block = best_fit(arena, size);
     CHECK(block, "step arena is full: %zu bytes asked for, %zu of %zu in use", bytes, arena->in_use,
           arena->range.capacity);
@@ -176,7 +199,8 @@ struct arena_block *arena_allocate(struct arena *arena, size_t bytes)
         arena->growths++;
     }
     if (extent > arena->peak) arena->peak = extent;
-    if (arena->range.host) ASAN_UNPOISON_MEMORY_REGION(arena->range.base + block->offset, block->size);
+    if (arena->range.taken)
+        arena->range.taken(&arena->range, arena_address(block), arena->range.guard ? bytes : size);
     return block;
 }
 
@@ -200,7 +224,7 @@ void arena_free(struct arena *arena, struct arena_block *block)
     CHECK(block->arena == arena && block->used, "block at %zu freed twice or by another arena",
           block->offset);
     arena->in_use -= block->size;
-    if (arena->range.host) ASAN_POISON_MEMORY_REGION(arena->range.base + block->offset, block->size);
+    if (arena->range.given) arena->range.given(&arena->range, arena_address(block), block->size);
     if (block->next && !block->next->used) {
         free_list_remove(arena, block->next);
         merge_next(arena, block);
@@ -215,7 +239,7 @@ void arena_free(struct arena *arena, struct arena_block *block)
 
 void arena_reset(struct arena *arena)
 {
-    if (arena->range.host) ASAN_POISON_MEMORY_REGION(arena->range.base, arena->range.usable);
+    if (arena->range.given) arena->range.given(&arena->range, arena->range.base, arena->range.usable);
     while (arena->first->next) merge_next(arena, arena->first);
     arena->free = NULL;
     free_list_add(arena, arena->first);

@@ -18,10 +18,16 @@ struct arena_range {
     char *base;      /* aligned to ARENA_ALIGNMENT */
     size_t capacity; /* bytes reserved */
     size_t usable;   /* bytes usable now, from base */
-    bool host;       /* the CPU may read and write it (else: device memory, or none at all) */
     void (*grow)(struct arena_range *range,
                  size_t bytes);                 /* makes at least `bytes` usable, or fails a CHECK */
     void (*release)(struct arena_range *range); /* gives the reservation back */
+    /* For checkers of memory, each NULL without one: what a block holds is undefined and may be used from now
+     * on, or must not be used any more (also of many blocks at once). `guard`: bytes that lie unused behind
+     * each block, a multiple of ARENA_ALIGNMENT */
+    void (*taken)(struct arena_range *range, char *address, size_t bytes);
+    void (*given)(struct arena_range *range, char *address, size_t bytes);
+    size_t guard;
+    void *context; /* of the functions */
 };
 
 /* Host memory: reserves address space, asks the system for pages as they are first needed. */
