@@ -13,6 +13,8 @@ extern "C" {
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #include <cudnn.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 /* Fails with the call, its error and the place. Out of memory is told by those who ask for it
  * (cuda_backend.cu). */
@@ -49,10 +51,12 @@ struct cuda_backend {
     cudnnHandle_t cudnn;                    /* on `compute` */
     struct product_cache *products;         /* owned */
     struct convolution_cache *convolutions; /* owned */
-    bool tf32;           /* fp32 products and convolutions on tensor cores, with 10 bits of mantissa */
-    char *staging;       /* of upload: a ring of pinned memory, owned */
-    size_t staging_next; /* where its free part begins */
-    cudaEvent_t staging_done[2]; /* the copies from each half have been made */
+    bool tf32;                /* fp32 products and convolutions on tensor cores, with 10 bits of mantissa */
+    bool has_bf16;            /* tensor cores for it: from sm_80 */
+    char *ring;               /* pinned, of upload, owned */
+    size_t ring_next;         /* bytes that have gone through it */
+    cudaEvent_t ring_done[2]; /* the copies from each half have been made */
+    char *received;           /* pinned, of download, owned */
 };
 
 static inline struct cuda_backend *cuda_backend(struct backend *backend)
@@ -84,6 +88,10 @@ struct scratch {
         return reinterpret_cast<T *>((address + alignment - 1) / alignment * alignment);
     }
 };
+
+/* Ends the program with what was asked for, what is in use, and the deck's keys that make it less. */
+[[noreturn]] void device_memory_full(struct cuda_backend *cuda, const char *what, size_t bytes,
+                                     size_t in_step);
 
 /* Blocks of `threads` for `count` items, at most as many as keep the device busy: kernels go on in strides of
  * the grid. At least 1. */
@@ -141,7 +149,6 @@ void close_cuda(struct backend *backend);
 bool supports_cuda(const struct backend *backend, enum dtype dtype);
 void *memory_new_cuda(struct backend *backend, size_t bytes);
 void memory_free_cuda(struct backend *backend, void *memory, size_t bytes);
-struct arena_range arena_range_cuda(struct backend *backend);
 void upload_cuda(struct backend *backend, void *to, const void *from_host, size_t bytes);
 void download_cuda(struct backend *backend, void *to_host, const void *from, size_t bytes);
 void synchronize_cuda(struct backend *backend);
@@ -155,6 +162,9 @@ struct backend_event *event_new_cuda(struct backend *backend);
 void event_free_cuda(struct backend *backend, struct backend_event *event);
 void event_record_cuda(struct backend *backend, struct backend_event *event);
 void event_wait_cuda(struct backend *backend, struct backend_event *event);
+
+/* ---- device_arena.cu */
+struct arena_range arena_range_cuda(struct backend *backend);
 
 /* ---- pack.cu */
 void *pack_cuda(struct backend *backend, const struct parameter *weight, enum dtype dtype, enum packing form,
