@@ -51,12 +51,11 @@ struct cuda_backend {
     cudnnHandle_t cudnn;                    /* on `compute` */
     struct product_cache *products;         /* owned */
     struct convolution_cache *convolutions; /* owned */
-    bool tf32;                /* fp32 products and convolutions on tensor cores, with 10 bits of mantissa */
-    bool has_bf16;            /* tensor cores for it: from sm_80 */
-    char *ring;               /* pinned, of upload, owned */
-    size_t ring_next;         /* bytes that have gone through it */
-    cudaEvent_t ring_done[2]; /* the copies from each half have been made */
-    char *received;           /* pinned, of download, owned */
+    bool has_bf16;                          /* tensor cores for it: from sm_80 */
+    char *ring;                             /* pinned, of upload, owned */
+    size_t ring_next;                       /* bytes that have gone through it */
+    cudaEvent_t ring_done[2];               /* the copies from each half have been made */
+    char *received;                         /* pinned, of download, owned */
 };
 
 static inline struct cuda_backend *cuda_backend(struct backend *backend)
