@@ -248,7 +248,7 @@ struct backend *cuda_backend_open(void)
     cuda->base.ops = &cuda_ops;
     cuda->base.device = true;
     cuda->processors = properties.multiProcessorCount;
-    cuda->has_bf16 = properties.major >= 8;
+    cuda->has_bf16 = cuda_device_has_bf16(cuda->device);
     CUDA_CHECK(cudaStreamCreateWithFlags(&cuda->compute, cudaStreamNonBlocking));
     CUDA_CHECK(cudaStreamCreateWithFlags(&cuda->copy, cudaStreamNonBlocking));
     cuda->asked = event_open();

@@ -27,6 +27,20 @@ char *cuda_device_text(int device)
                         properties.minor, (double)properties.totalGlobalMem / (1 << 30));
 }
 
+bool cuda_device_has_bf16(int device)
+{
+    int major;
+    CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    return major >= 8;
+}
+
+char *cuda_device_bus(int device)
+{
+    char bus[32];
+    CUDA_CHECK(cudaDeviceGetPCIBusId(bus, sizeof bus, device));
+    return check_strdup(bus);
+}
+
 /* "13.0" of 13000 */
 static void version_text(int version, char text[16])
 {
