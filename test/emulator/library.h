@@ -16,10 +16,8 @@ enum value_type { VALUE_FP32, VALUE_BF16 };
 /* How operands are rounded before they are multiplied: TF32 keeps 10 bits of the mantissa. */
 enum value_rounding { ROUND_NOT, ROUND_TF32 };
 
-enum {
-    WORKSPACE_ALIGNMENT =
-        256 /* of both libraries' workspaces: what cudaMalloc gives, and cuBLASLt asks for */
-};
+/* Of both libraries' workspaces: what cuBLASLt asks for, and cudaMalloc gives. */
+enum { WORKSPACE_ALIGNMENT = 256 };
 
 inline size_t value_bytes(enum value_type type)
 {
@@ -117,9 +115,9 @@ inline bool is_aligned(const void *address, size_t bytes)
 inline void check_device_pointer(const char *call, const char *name, const void *address, size_t alignment)
 {
     if (address == nullptr) emulator_fail("%s: %s is NULL", call, name);
-    if (!emulator_is_device(address)) emulator_fail("%s: %s (%p) is not device memory", call, name, address);
+    if (!emulator_is_device(address)) emulator_fail("%s: %s is not device memory: %p", call, name, address);
     if (!is_aligned(address, alignment))
-        emulator_fail("%s: %s (%p) is not aligned to %zu bytes", call, name, address, alignment);
+        emulator_fail("%s: %s is not aligned to %zu bytes: %p", call, name, alignment, address);
 }
 
 /* alpha, beta. */
