@@ -74,8 +74,7 @@ inline void value_set(void *values, enum value_type type, int64_t i, double valu
 
 /* sum [count] += factor x [count], what every product here is made of. Sums are taken in fp64: not in a
  * device's order, but closer to the true value than any order in fp32. */
-__attribute__((optimize("O3"))) inline void add_multiple(double *sum, double factor, const double *x,
-                                                         int64_t count)
+inline void add_multiple(double *sum, double factor, const double *x, int64_t count)
 {
     for (int64_t i = 0; i < count; i++) sum[i] += factor * x[i];
 }
