@@ -27,8 +27,14 @@ int cuda_device_count(void);
 /* Makes `device` in [0, cuda_device_count()) the process's current one. Local. */
 void cuda_device_choose(int device);
 
-/* "NVIDIA H100 80GB HBM3, compute capability 9.0, 79.1 GiB, 78.6 free", of a device; the caller frees it. */
+/* "NVIDIA H100 80GB HBM3, compute capability 9.0, 79.1 GiB", of a device; the caller frees it. */
 char *cuda_device_text(int device);
+
+/* Its place on the PCI bus, "0000:41:00.0", one of the machine's; the caller frees it. */
+char *cuda_device_bus(int device);
+
+/* Whether its tensor cores have bf16: compute capability 8.0 and above. */
+bool cuda_device_has_bf16(int device);
 
 /* Versions of driver, runtime, cuBLAS and cuDNN, one line; the caller frees it. */
 char *cuda_libraries_text(void);

@@ -13,6 +13,8 @@ extern "C" {
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #include <cudnn.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 /* Fails with the call, its error and the place. Out of memory is told by those who ask for it
  * (cuda_backend.cu). */
@@ -49,10 +51,11 @@ struct cuda_backend {
     cudnnHandle_t cudnn;                    /* on `compute` */
     struct product_cache *products;         /* owned */
     struct convolution_cache *convolutions; /* owned */
-    bool tf32;           /* fp32 products and convolutions on tensor cores, with 10 bits of mantissa */
-    char *staging;       /* of upload: a ring of pinned memory, owned */
-    size_t staging_next; /* where its free part begins */
-    cudaEvent_t staging_done[2]; /* the copies from each half have been made */
+    bool has_bf16;                          /* tensor cores for it: from sm_80 */
+    char *ring;                             /* pinned, of upload, owned */
+    size_t ring_next;                       /* bytes that have gone through it */
+    cudaEvent_t ring_done[2];               /* the copies from each half have been made */
+    char *received;                         /* pinned, of download, owned */
 };
 
 static inline struct cuda_backend *cuda_backend(struct backend *backend)
@@ -60,12 +63,16 @@ static inline struct cuda_backend *cuda_backend(struct backend *backend)
     return reinterpret_cast<struct cuda_backend *>(backend);
 }
 
-/* Memory inside one op: taken from the scratch arena, given back by its end. */
+/* Memory inside one op: taken from the scratch arena, given back by its end. Libraries want their workspaces
+ * aligned more than the arena's blocks are. */
+enum { WORKSPACE_ALIGNMENT = 256 };
 struct scratch {
     struct arena *arena;
     struct arena_block *block;
-    scratch(struct backend *backend, size_t bytes)
-        : arena(backend->scratch), block(arena_allocate(backend->scratch, bytes))
+    size_t alignment;
+    scratch(struct backend *backend, size_t bytes, size_t alignment = ARENA_ALIGNMENT)
+        : arena(backend->scratch),
+          block(arena_allocate(backend->scratch, bytes + alignment - ARENA_ALIGNMENT)), alignment(alignment)
     {
     }
     ~scratch()
@@ -76,9 +83,14 @@ struct scratch {
     scratch &operator=(const scratch &) = delete;
     template <class T> T *of() const
     {
-        return static_cast<T *>(arena_address(block));
+        uintptr_t address = reinterpret_cast<uintptr_t>(arena_address(block));
+        return reinterpret_cast<T *>((address + alignment - 1) / alignment * alignment);
     }
 };
+
+/* Ends the program with what was asked for, what is in use, and the deck's keys that make it less. */
+[[noreturn]] void device_memory_full(struct cuda_backend *cuda, const char *what, size_t bytes,
+                                     size_t in_step);
 
 /* Blocks of `threads` for `count` items, at most as many as keep the device busy: kernels go on in strides of
  * the grid. At least 1. */
@@ -94,10 +106,12 @@ struct matrices {
     int64_t rows, columns, stride, stack;
 };
 
-/* c [m, n] = alpha op(a) op(b) + beta c (+ bias [n] fp32), for each of `count` matrices of the stacks; op is
- * the transpose where said: then a is given as [k, m], b as [n, k]. dtypes: a and b alike; c theirs or fp32.
- * fp32 accumulation. `from`: what takes the place of c on the right-hand side where beta is not 0; NULL: c
- * itself; same shape, stride and dtype as c. bias only with count 1. c must not overlap a or b. */
+/* c [m, n] = alpha op(a) op(b) + beta c (+ bias [n] fp32), for each of `count` matrices of the stacks (0
+ * allowed, as m and n may be 0; k may not); op is the transpose where said: then a is given as [k, m], b as
+ * [n, k]. dtypes: a and b alike; c theirs or fp32. fp32 accumulation, one rounding at the end; beside a bf16
+ * c, bias is rounded to bf16 first. `from`: what takes the place of c on the right-hand side where beta is
+ * not 0; NULL: c itself; same shape, stride and dtype as c. bias only with count 1. c must not overlap a or
+ * b. Matrices of a stack of c may lie between each other's rows. */
 void multiply(struct cuda_backend *cuda, int64_t count, float alpha, struct matrices a, bool transpose_a,
               struct matrices b, bool transpose_b, float beta, const void *from, const float *bias,
               struct matrices c);
@@ -111,15 +125,19 @@ void convolution_cache_delete(struct convolution_cache *cache);
  * dtype. One serves both packings. */
 struct packed_weight {
     enum dtype dtype;
-    void *data; /* device memory; NULL: the master itself, a linear one in fp32 that is not frozen */
+    void *data; /* device memory, owned */
     size_t bytes;
     int references; /* PACKED_FORWARD and PACKED_BACKWARD share it */
 };
 
-/* The weight's values in `dtype` for a product or convolution: packs anew what is stale. Device memory, valid
- * until the weight changes. */
+/* The weight's values in `dtype` for a product or convolution: packs anew what is stale; the master itself,
+ * if there is one and it has the dtype and the layout. Device memory, valid until the weight changes. */
 const void *packed_values(struct backend *backend, struct parameter *weight, enum dtype dtype,
                           enum packing form);
+
+/* Adds a gradient in a packed weight's layout to one in PyTorch's, fp32. */
+void add_packed_gradient(struct cuda_backend *cuda, const void *packed, enum dtype dtype,
+                         struct tensor *gradient);
 
 /* Column sums of x [rows, columns] (fp32 or bf16) added to sums [columns] fp32, in a fixed order. */
 void add_column_sums(struct cuda_backend *cuda, const void *x, enum dtype dtype, int64_t rows,
@@ -130,7 +148,6 @@ void close_cuda(struct backend *backend);
 bool supports_cuda(const struct backend *backend, enum dtype dtype);
 void *memory_new_cuda(struct backend *backend, size_t bytes);
 void memory_free_cuda(struct backend *backend, void *memory, size_t bytes);
-struct arena_range arena_range_cuda(struct backend *backend);
 void upload_cuda(struct backend *backend, void *to, const void *from_host, size_t bytes);
 void download_cuda(struct backend *backend, void *to_host, const void *from, size_t bytes);
 void synchronize_cuda(struct backend *backend);
@@ -144,6 +161,9 @@ struct backend_event *event_new_cuda(struct backend *backend);
 void event_free_cuda(struct backend *backend, struct backend_event *event);
 void event_record_cuda(struct backend *backend, struct backend_event *event);
 void event_wait_cuda(struct backend *backend, struct backend_event *event);
+
+/* ---- device_arena.cu */
+struct arena_range arena_range_cuda(struct backend *backend);
 
 /* ---- pack.cu */
 void *pack_cuda(struct backend *backend, const struct parameter *weight, enum dtype dtype, enum packing form,

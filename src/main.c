@@ -22,6 +22,7 @@
 #include "phases/sample.h"
 #include "phases/verify.h"
 #include "tensor/cpu/libraries.h"
+#include "tensor/device.h"
 #include "tensor/roof.h"
 
 #include <getopt.h>
@@ -133,18 +134,45 @@ static bool print_help(const char *topic, struct fault *fault)
 
 static void print_version(void)
 {
-    char *mpi = comm_library(), *libraries = cpu_libraries();
-    printf("aptp %s, commit %s\ncompiler: %s\noptions: %s\nMPI: %s\nHDF5: %s\nlibraries: %s\nbackends: cpu\n",
+    char *mpi = comm_library(), *libraries = cpu_libraries(), *gpu = device_libraries();
+    printf("aptp %s, commit %s\ncompiler: %s\noptions: %s\nMPI: %s\nHDF5: %s\nlibraries: %s%s%s\nbackends: "
+           "cpu%s\n",
            version_program(), version_commit(), version_compiler(), version_options(), mpi, h5_library(),
-           libraries);
+           libraries, gpu ? ", " : "", gpu ? gpu : "", gpu ? ", cuda" : "");
     free(mpi);
     free(libraries);
+    free(gpu);
 }
 
 // ---- the deck
 
-/* Reads and checks the deck with its --set values; *text is the full effective deck, in which precision is
- * settled. Rank 0 alone. */
+/* Settles what the deck leaves to the machine, the backend and the precision: a restart and all ranks then
+ * have the same. */
+static bool settle(struct deck *deck, const struct run_cfg *cfg, bool check_only, struct fault *fault)
+{
+    bool gpu = cfg->backend == RUN_BACKEND_CUDA || (cfg->backend == RUN_BACKEND_AUTO && device_count() > 0);
+    char *libraries = device_libraries();
+    bool built = libraries != NULL;
+    free(libraries);
+    if (gpu && !built)
+        return fault_raise(fault, EXIT_CODE_DECK,
+                           "run.backend is \"cuda\", without which this program was built (make CUDA=1); "
+                           "allowed here: cpu, auto");
+    if (gpu && device_count() == 0 && !check_only)
+        return fault_raise(fault, EXIT_CODE_DECK,
+                           "run.backend is \"cuda\", and there is no GPU; allowed here: cpu, auto");
+    if (!gpu && cfg->tf32)
+        return fault_raise(fault, EXIT_CODE_DECK, "run.tf32 is true, which GPUs alone have (run.backend)");
+    if (cfg->backend == RUN_BACKEND_AUTO &&
+        !deck_set(deck, gpu ? "run.backend=cuda" : "run.backend=cpu", fault))
+        return false;
+    if (cfg->precision != PRECISION_AUTO) return true;
+    bool bf16 = gpu ? device_count() == 0 || device_has_bf16() : roof_prefers_bf16();
+    return deck_set(deck, bf16 ? "run.precision=bf16" : "run.precision=fp32", fault);
+}
+
+/* Reads and checks the deck with its --set values; *text is the full effective deck, in which backend and
+ * precision are settled. Rank 0 alone. */
 static bool read_deck(const struct arguments *arguments, char **text, struct fault *fault)
 {
     struct deck deck = {0};
@@ -154,8 +182,7 @@ static bool read_deck(const struct arguments *arguments, char **text, struct fau
     for (int i = 0; ok && i < arguments->sets; i++) ok = deck_set(&deck, arguments->set[i], fault);
     ok = ok && keys_phase(&deck, &phase, fault) && keys_fill(&deck, phase, &cfg, fault);
     if (ok) {
-        if (cfg.run.precision == PRECISION_AUTO)
-            ok = deck_set(&deck, roof_prefers_bf16() ? "run.precision=bf16" : "run.precision=fp32", fault);
+        ok = settle(&deck, &cfg.run, arguments->check, fault);
         *text = keys_effective_deck(&deck, phase);
         keys_free(phase, &cfg);
     }
@@ -199,6 +226,26 @@ static int set_threads(const struct comm *comm, const struct run_cfg *cfg)
     if (threads > 0) omp_set_num_threads(threads);
     cpu_set_blas_threads(1); // it is for small host matrices, whose results then depend on no thread count
     return omp_get_max_threads();
+}
+
+/* A GPU for each rank, told in the log. Collective. */
+static bool choose_devices(const struct run *run, const struct run_cfg *cfg, struct fault *fault)
+{
+    if (cfg->backend != RUN_BACKEND_CUDA || run->check_only) return true;
+    int ranks = comm_size(run->comm);
+    char **texts = check_calloc((size_t)ranks, sizeof *texts), *libraries = device_libraries();
+    bool ok = device_choose(run->comm, (int)cfg->ranks_per_gpu, texts, fault);
+    if (ok) log_info(run->log, "%s", libraries);
+    for (int rank = 0; rank < ranks; rank++) {
+        if (ok && rank < 16)
+            log_info(run->log, "rank %d on %s", rank, texts[rank]);
+        else if (ok)
+            log_detail(run->log, "rank %d on %s", rank, texts[rank]);
+        free(texts[rank]);
+    }
+    free(texts);
+    free(libraries);
+    return ok;
 }
 
 static void print_banner(const struct run *run, enum phase_id phase, int threads)
@@ -286,7 +333,7 @@ static void run_deck(struct comm *comm, const char *text, bool check_only, struc
     stop_init(&stop, cfg.run.wall_clock_limit, rank == 0 && phase_stops(phase) ? cfg.run.folder : NULL);
     print_banner(&run, phase, set_threads(comm, &cfg.run));
     const char *folder = phase_writes(phase) && !check_only ? cfg.run.folder : NULL;
-    if (rank == 0 && folder) folder_create(folder, fault);
+    if (choose_devices(&run, &cfg.run, fault) && rank == 0 && folder) folder_create(folder, fault);
     if (comm_agree(comm, fault)) {
         timer_start(timers, phase_name(phase));
         run_phase(&run, phase, &cfg, fault);

@@ -132,12 +132,20 @@ char *comm_library(void)
     return check_strdup(text);
 }
 
+char *comm_host(void)
+{
+    char name[MPI_MAX_PROCESSOR_NAME] = {0};
+    int length = 0;
+    MPI_CHECK(MPI_Get_processor_name(name, &length));
+    return check_strdup(name);
+}
+
 char *comm_hosts(const struct comm *comm)
 {
     enum { NAME = MPI_MAX_PROCESSOR_NAME };
-    char mine[NAME] = {0};
-    int length = 0;
-    MPI_CHECK(MPI_Get_processor_name(mine, &length));
+    char mine[NAME] = {0}, *host = comm_host();
+    memcpy(mine, host, strlen(host));
+    free(host);
     size_t *counts = check_malloc((size_t)comm->size * sizeof *counts);
     for (int rank = 0; rank < comm->size; rank++) counts[rank] = 1;
     char(*all)[NAME] = check_malloc((size_t)comm->size * NAME);

@@ -23,6 +23,8 @@ int comm_node_rank(const struct comm *comm); /* place among the ranks of this no
 int comm_node_size(const struct comm *comm);
 /* MPI library and version, one line; local, also before comm_start. The caller frees it. */
 char *comm_library(void);
+/* Name of this rank's machine. Local. The caller frees it. */
+char *comm_host(void);
 /* Names of the machines, each once, in rank order, separated by blanks. Collective. The caller frees it. */
 char *comm_hosts(const struct comm *comm);
 

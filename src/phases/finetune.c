@@ -63,6 +63,7 @@ struct finetuning {
     struct assignment assignment;
     struct lineage teacher; // of the teacher file
     struct tape *tape;
+    bool cuda_aware; // MPI sums gradients in the GPUs' memory
 };
 
 /* One expert being trained by a group of ranks. */
@@ -241,7 +242,7 @@ static void make_optimiser(struct expert_training *training)
     struct parameter_set *parameters = &training->expert.unet->parameters;
     optimiser_init(&training->optimiser, &optimiser, parameters);
     gradient_buckets_init(&training->buckets, training->training.run->comm, parameters,
-                          (size_t)cfg->bucket_mib << 20, cfg->deterministic, false);
+                          (size_t)cfg->bucket_mib << 20, cfg->deterministic, training->shared->cuda_aware);
     history_init(&training->history, columns, COLUMNS);
 }
 
@@ -559,6 +560,8 @@ static bool finetune(struct finetuning *tuning, struct fault *fault)
     if (open_inputs(tuning, fault)) check_expert_number(tuning, fault); // 1
     if (!comm_agree(run->comm, fault)) return false;
     tuning->tape = tape_new(tuning->backend, tuning->dtype);
+    if (!cuda_aware_find(run->comm, tuning->backend, tuning->cfg->cuda_aware, &tuning->cuda_aware, fault))
+        return false;
     int64_t *todo = check_malloc((size_t)tuning->routing.router->config.K * sizeof *todo);
     int count;
     bool ok = find_todo(tuning, todo, &count, fault) && // 2

@@ -15,6 +15,7 @@
 #include "io/index.h"
 #include "router/normal_form.h"
 #include "router/resource.h"
+#include "train/cuda_aware.h"
 #include "train/optimiser.h"
 
 #include <stdbool.h>
@@ -46,7 +47,7 @@ struct string_list {
 };
 
 enum precision { PRECISION_FP32, PRECISION_BF16, PRECISION_AUTO };
-enum run_backend { RUN_BACKEND_CPU };
+enum run_backend { RUN_BACKEND_AUTO, RUN_BACKEND_CPU, RUN_BACKEND_CUDA };
 enum lr_scale { LR_SCALE_SQRT_BATCH, LR_SCALE_NONE };
 enum evaluate_split { EVALUATE_VALIDATION, EVALUATE_TRAIN };
 enum expert_source { EXPERTS_FINETUNED, EXPERTS_SLICED };
@@ -74,8 +75,10 @@ struct run_cfg {
     int64_t threads; /* per rank, 0: what OpenMP decides */
     enum log_level log;
     bool log_all_ranks;
-    double wall_clock_limit; /* seconds, 0: none */
-    enum run_backend backend;
+    double wall_clock_limit;  /* seconds, 0: none */
+    enum run_backend backend; /* auto is settled by main */
+    int64_t ranks_per_gpu;
+    bool tf32;
     enum precision precision; /* auto is settled by main, so that all ranks and a restart have the same */
 };
 
@@ -128,6 +131,7 @@ struct pretrain_cfg {
     double prompt_dropout;
     bool recompute;
     bool deterministic; /* comm.deterministic */
+    enum cuda_aware cuda_aware;
     int64_t bucket_mib; /* comm.bucket_mib */
     int64_t checkpoint_every;
     int64_t sample_every; /* 0: never */
@@ -199,6 +203,7 @@ struct finetune_cfg {
     double prompt_dropout;
     bool recompute;
     bool deterministic; /* comm.deterministic */
+    enum cuda_aware cuda_aware;
     int64_t bucket_mib; /* comm.bucket_mib */
     int64_t checkpoint_every;
     bool half; /* weights written as IEEE half */

@@ -29,9 +29,12 @@ struct run {
  * comes back with a fault that the others do not know. Stopped early with a checkpoint: a fault of
  * EXIT_CODE_STOPPED that says where. */
 
-/* The backend and the precision of computation that cfg->backend and cfg->precision ask for; under --check
- * the plan backend, which computes nothing. bf16 on hardware without it is an EXIT_CODE_DECK fault. Close
- * with backend_close. Local. */
+/* The kind of backend that cfg->backend asks for, auto being settled; under --check the plan backend, which
+ * computes nothing. */
+enum backend_kind run_backend_kind(const struct run *run, const struct run_cfg *cfg);
+
+/* Opens a backend of that kind, and says the precision of computation that cfg->precision asks for. bf16 on
+ * hardware without it is an EXIT_CODE_DECK fault. Close with backend_close. Local. */
 bool run_open_backend(const struct run *run, const struct run_cfg *cfg, struct backend **backend,
                       enum dtype *dtype, struct fault *fault);
 

@@ -158,10 +158,13 @@ static bool build(struct pretraining *training, const struct unet_config *config
     parameter_set_allocate(parameters, true);
     training->schedule = noise_schedule_scaled_linear(cfg->prediction);
     initialise(training, fault);
-    if (!comm_agree(run->comm, fault)) return false;
+    bool cuda_aware;
+    if (!comm_agree(run->comm, fault) ||
+        !cuda_aware_find(run->comm, training->backend, cfg->cuda_aware, &cuda_aware, fault))
+        return false;
     optimiser_init(&training->optimiser, &cfg->optimiser, parameters);
     gradient_buckets_init(&training->buckets, run->comm, parameters, (size_t)cfg->bucket_mib << 20,
-                          cfg->deterministic, false);
+                          cfg->deterministic, cuda_aware);
     training->tape = tape_new(training->backend, training->dtype);
     sample_order_init(&training->order, (uint64_t)cfg->run.seed, dataset_info(training->dataset)->items);
     history_init(&training->history, columns, COLUMNS);

@@ -139,13 +139,16 @@ static bool build(struct clip_training *training, const struct clip_vision_confi
     const struct pretrain_cfg *cfg = training->cfg;
     const struct run *run = training->run;
     const struct dataset_info *info = dataset_info(training->dataset);
-    if (!run_open_backend(run, &cfg->run, &training->backend, &training->dtype, fault)) return false;
+    bool cuda_aware;
+    if (!run_open_backend(run, &cfg->run, &training->backend, &training->dtype, fault) ||
+        !cuda_aware_find(run->comm, training->backend, cfg->cuda_aware, &cuda_aware, fault))
+        return false;
     training->clip = clip_new(training->backend, config, info->embedding_width);
     parameter_set_allocate(&training->clip->parameters, true);
     clip_initialise(training->clip, (uint64_t)cfg->run.seed);
     optimiser_init(&training->optimiser, &cfg->optimiser, &training->clip->parameters);
     gradient_buckets_init(&training->buckets, run->comm, &training->clip->parameters,
-                          (size_t)cfg->bucket_mib << 20, cfg->deterministic, false);
+                          (size_t)cfg->bucket_mib << 20, cfg->deterministic, cuda_aware);
     training->tape = tape_new(training->backend, training->dtype);
     sample_order_init(&training->order, (uint64_t)cfg->run.seed, info->items);
     history_init(&training->history, columns, COLUMNS);

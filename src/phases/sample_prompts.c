@@ -136,12 +136,18 @@ static bool read_column(struct h5_reader *data, const char *split, const char *w
     return true;
 }
 
+/* What encodes texts: under --check too, as the states' shapes come from it. */
+static struct backend *open_encoding(const struct run *run, const struct sample_cfg *cfg)
+{
+    return backend_open(run->check_only ? BACKEND_CPU : run_backend_kind(run, &cfg->run));
+}
+
 /* The split's states, or ids from which the pipeline's text encoder makes them. */
 static bool open_dataset(const struct run *run, struct prompt_reader *reader, enum dtype dtype,
                          struct fault *fault)
 {
     const struct sample_cfg *cfg = reader->cfg;
-    reader->text_backend = backend_open(BACKEND_CPU);
+    reader->text_backend = open_encoding(run, cfg);
     return data_text_open(run, cfg->data_file, cfg->pipeline, reader->text_backend, dtype, &reader->text,
                           fault) &&
            dataset_open(cfg->data_file, cfg->split, &reader->text, &reader->dataset, fault);
@@ -232,8 +238,8 @@ static bool check_split_encoder(const struct prompt_reader *reader, const struct
 
 /* A sentence encoder is needed for its token states where there is no pipeline, and for z of text that is
  * routed. */
-static bool open_encoder(struct prompt_reader *reader, enum dtype dtype, struct sample_prompts *prompts,
-                         struct fault *fault)
+static bool open_encoder(const struct run *run, struct prompt_reader *reader, enum dtype dtype,
+                         struct sample_prompts *prompts, struct fault *fault)
 {
     const struct sample_cfg *cfg = reader->cfg;
     bool split = reader->dataset != NULL;
@@ -245,7 +251,7 @@ static bool open_encoder(struct prompt_reader *reader, enum dtype dtype, struct 
                                              .tokens = (int)(same_tokens ? prompts->tokens : cfg->max_tokens),
                                              .normalize = cfg->normalize_embedding,
                                              .dtype = dtype};
-    reader->backend = backend_open(BACKEND_CPU);
+    reader->backend = open_encoding(run, cfg);
     if (!prompt_encoder_open(&reader->encoder, reader->backend, options, fault)) return false;
     if (split) return check_split_encoder(reader, prompts, fault);
     prompts->tokens = reader->encoder.tokens;
@@ -295,7 +301,7 @@ bool sample_prompts_open(const struct run *run, const struct sample_cfg *cfg, en
     prompts->reader->cfg = cfg;
     bool encodes = !*cfg->split || *cfg->negative_prompt;
     if (read_prompts(run, dtype, prompts, fault) &&
-        (!encodes || open_encoder(prompts->reader, dtype, prompts, fault)))
+        (!encodes || open_encoder(run, prompts->reader, dtype, prompts, fault)))
         read_away(prompts->reader, prompts, fault);
     return comm_agree(run->comm, fault);
 }

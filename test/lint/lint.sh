@@ -43,6 +43,6 @@ for patch in test/mutants/*.patch; do
     git apply --check "$patch" 2>/dev/null || say "$patch does not apply any more (make mutants)"
 done
 
-bad=$(grep -rnE '#if.*(CUDA|GPU)' src | grep -v '^src/tensor/')
+bad=$(grep -rnE '#if.*(APTP_CUDA|__CUDA|APTP_GPU)' src | grep -v '^src/tensor/')
 [ -z "$bad" ] || say "backend test outside src/tensor and cuda: $bad"
 exit $status

@@ -58,6 +58,12 @@ EOF
 deck choice 'choice.cfg:1: run.precision is "fp16", allowed: fp32, bf16, auto' <<EOF
 phase = "prune"; run: { precision = "fp16"; };
 EOF
+deck no_gpu 'run.backend is "cuda", ' <<EOF
+phase = "prune"; run: { backend = "cuda"; };
+EOF
+deck tf32_of_a_cpu 'run.tf32 is true, which GPUs alone have (run.backend)' <<EOF
+phase = "prune"; run: { backend = "cpu"; tf32 = true; };
+EOF
 deck latent_vae 'latent_vae.cfg:1: data.latent = "vae" needs a published model' <<EOF
 phase = "prepare"; data: { source = "a.csv"; sentence_encoder = "b"; latent = "vae"; };
 EOF

@@ -119,6 +119,8 @@ static void choices(void **state)
         {"prune: { lr_scale = \"none\"; };", LR_SCALE_NONE, offsetof(struct prune_cfg, lr_scale)},
         {"run: { precision = \"fp32\"; };", PRECISION_FP32, offsetof(struct prune_cfg, run.precision)},
         {"run: { precision = \"bf16\"; };", PRECISION_BF16, offsetof(struct prune_cfg, run.precision)},
+        {"run: { backend = \"cpu\"; };", RUN_BACKEND_CPU, offsetof(struct prune_cfg, run.backend)},
+        {"run: { backend = \"cuda\"; };", RUN_BACKEND_CUDA, offsetof(struct prune_cfg, run.backend)},
         {"run: { log = \"quiet\"; };", LOG_QUIET, offsetof(struct prune_cfg, run.log)},
         {"run: { log = \"verbose\"; };", LOG_VERBOSE, offsetof(struct prune_cfg, run.log)},
     };

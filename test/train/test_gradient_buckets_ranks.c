@@ -1,6 +1,7 @@
 /* Gradient buckets of any size against plain sums of the same gradients: bit for bit in rank order, to
  * rounding else; with parameters that get no gradient, ranks that compute none, and ranks that complete them
  * in different orders. */
+#include "train/cuda_aware.h"
 #include "train/gradient_buckets.h"
 
 #include "base/check.h"
@@ -91,7 +92,7 @@ static void read_gradients(const struct trial *trial, float *values)
 {
     for (int i = 0; i < trial->set.count; i++) {
         const struct tensor *gradient = &trial->set.items[i]->gradient;
-        memcpy(values, gradient->data, tensor_bytes(gradient));
+        trial->set.backend->ops->download(trial->set.backend, values, gradient->data, tensor_bytes(gradient));
         values += tensor_count(gradient);
     }
 }
@@ -121,15 +122,16 @@ static void compare(const float *found, const float *expected, bool deterministi
     }
 }
 
-static void run_trial(struct trial *trial, enum use use, size_t bytes, bool deterministic)
+static void run_trial(struct trial *trial, enum use use, size_t bytes, bool deterministic, bool cuda_aware)
 {
     struct gradient_buckets buckets;
-    gradient_buckets_init(&buckets, trial->comm, &trial->set, bytes, deterministic, false);
+    gradient_buckets_init(&buckets, trial->comm, &trial->set, bytes, deterministic, cuda_aware);
     bool alone = comm_size(trial->comm) == 1;
     assert_int_equal(buckets.buckets, alone ? 0 : bytes == 1 ? PARAMETERS : buckets.buckets);
     assert_true(bytes < sizeof(float[TOTAL]) || buckets.buckets == !alone);
+    bool on_device = trial->set.backend->device && cuda_aware && !deterministic;
     assert_int_equal(gradient_buckets_bytes(&buckets),
-                     alone ? 0 : sizeof(float[TOTAL]) * (deterministic ? 2 : 1));
+                     alone || on_device ? 0 : sizeof(float[TOTAL]) * (deterministic ? 2 : 1));
     for (int step = 0; step < 2; step++) { // the second begins where the first ended
         float expected[TOTAL], found[TOTAL];
         run_passes(trial, use, step, NULL);
@@ -145,18 +147,33 @@ static void run_trial(struct trial *trial, enum use use, size_t bytes, bool dete
     gradient_buckets_clear(&buckets);
 }
 
-static void sums_are_those_of_plain_sums(void **state)
+static void run_trials(const struct comm *comm, enum backend_kind kind, bool cuda_aware)
 {
-    const struct comm *comm = *state;
-    struct backend *backend = backend_open(BACKEND_CPU);
+    struct backend *backend = backend_open(kind);
     struct trial trial;
     trial_init(&trial, comm, backend);
     for (enum use use = 0; use < USES; use++)
         for (int size = 0; size < BUCKET_SIZES; size++)
             for (int deterministic = 0; deterministic < 2; deterministic++)
-                run_trial(&trial, use, bucket_bytes[size], deterministic);
+                run_trial(&trial, use, bucket_bytes[size], deterministic, cuda_aware);
     trial_clear(&trial);
     backend_close(backend);
+}
+
+/* On the host, and on a GPU through the host and, where MPI can, in the GPU's memory. */
+static void sums_are_those_of_plain_sums(void **state)
+{
+    const struct comm *comm = *state;
+    run_trials(comm, BACKEND_CPU, false);
+    if (!backend_available(BACKEND_CUDA)) return;
+    run_trials(comm, BACKEND_CUDA, false);
+    struct backend *backend = backend_open(BACKEND_CUDA);
+    struct fault fault = {0};
+    bool cuda_aware;
+    assert_true(cuda_aware_find(comm, backend, CUDA_AWARE_AUTO, &cuda_aware, &fault));
+    backend_close(backend);
+    assert_false(cuda_aware && !comm_claims_cuda());
+    if (cuda_aware) run_trials(comm, BACKEND_CUDA, true);
 }
 
 /* Without unused parameters all sums are under way when the backward pass ends; with one rank none is. */
