@@ -42,6 +42,121 @@ template <class T> inline bool in_vectors(int64_t count)
     return count % vector<T>::SIZE == 0;
 }
 
+/* A number that is known when a kernel is compiled, as an argument. */
+template <int NUMBER> struct number {
+    static constexpr int VALUE = NUMBER;
+};
+
+/* COUNT neighbouring values in fp32. They are loaded and stored in vectors, at addresses that are multiples
+ * of 16; where rows do not allow that, COUNT is 1. */
+template <int COUNT> struct lanes {
+    float value[COUNT];
+};
+
+template <int COUNT, class T> __device__ inline lanes<COUNT> load(const T *from)
+{
+    lanes<COUNT> values;
+    if constexpr (COUNT == 1)
+        values.value[0] = to_float(*from);
+    else
+        for (int first = 0; first < COUNT; first += vector<T>::SIZE) {
+            vector<T> part = *reinterpret_cast<const vector<T> *>(from + first);
+            for (int i = 0; i < vector<T>::SIZE; i++) values.value[first + i] = to_float(part.value[i]);
+        }
+    return values;
+}
+
+template <int COUNT, class T> __device__ inline void store(T *to, const lanes<COUNT> &values)
+{
+    if constexpr (COUNT == 1)
+        *to = from_float<T>(values.value[0]);
+    else
+        for (int first = 0; first < COUNT; first += vector<T>::SIZE) {
+            vector<T> part;
+            for (int i = 0; i < vector<T>::SIZE; i++) part.value[i] = from_float<T>(values.value[first + i]);
+            *reinterpret_cast<vector<T> *>(to + first) = part;
+        }
+}
+
+/* Shares out elements [0, count) among `threads` threads, of which this is `thread`: calls step(i,
+ * number<COUNT>()) for elements [i, i + COUNT), and with number<1>() for each of the last ones that are fewer
+ * than COUNT. */
+template <int COUNT, class Index, class Step>
+__device__ inline void for_elements(Index count, Index thread, Index threads, Step step)
+{
+    Index whole = count / COUNT * COUNT;
+    for (Index i = thread * COUNT; i < whole; i += threads * COUNT) step(i, number<COUNT>());
+    if constexpr (COUNT > 1)
+        for (Index i = whole + thread; i < count; i += threads) step(i, number<1>());
+}
+
+/* Division by a number that the host knows, as a product: the GPU has no instruction for division, and takes
+ * about a hundred for one in 64 bits. */
+struct divisor {
+    int64_t number;
+    uint32_t factor; /* 2^shift / number, rounded up */
+    int shift;       /* 2^(shift - 31): the power of 2 from `number` on */
+
+    /* factor exceeds 2^shift / number by less than 1, so n factor / 2^shift exceeds n / number by less than
+     * n / 2^shift <= n / 2^31 / number: too little to reach the next whole number where n < 2^31. */
+    __device__ int64_t quotient(int64_t n) const
+    {
+        if (n > INT32_MAX) return n / number;
+        return (int64_t)((uint64_t)(uint32_t)n * factor >> shift);
+    }
+};
+
+/* number in [1, 2^31) */
+inline divisor divisor_of(int64_t number)
+{
+    int shift = 31;
+    while ((int64_t)1 << (shift - 31) < number) shift++;
+    return {number, (uint32_t)((((uint64_t)1 << shift) + (uint64_t)number - 1) / (uint64_t)number), shift};
+}
+
+/* Where element `index` of a matrix lies. */
+struct place {
+    int64_t row;
+    int column;
+};
+
+__device__ inline place place_of(int64_t index, const divisor &columns)
+{
+    int64_t row = columns.quotient(index);
+    return {row, (int)(index - row * columns.number)};
+}
+
+/* The samples' elements are cut into chunks, of which a block takes one at a time: where a sum lies in one
+ * does not depend on the number of samples. */
+enum { CHUNK = 4096 };
+
+struct chunk {
+    int64_t index;  /* among those of all samples, a sample's one after the other */
+    int64_t sample; /* or array */
+    int64_t first;  /* element, counted from the sample's first */
+    int count;
+};
+
+inline __host__ __device__ int64_t chunks_of(int64_t elements)
+{
+    return (elements + CHUNK - 1) / CHUNK;
+}
+
+/* Chunk `index` of a sample, of which `inside` are before it in this sample. */
+__device__ inline chunk chunk_at(int64_t index, int64_t sample, int64_t inside, int64_t elements)
+{
+    int64_t first = inside * CHUNK, rest = elements - first;
+    return {index, sample, first, (int)(rest < CHUNK ? rest : CHUNK)};
+}
+
+/* Calls work(chunk) for this block's chunks of `samples` of `elements` each. */
+template <class Work> __device__ inline void for_chunks(int64_t samples, int64_t elements, Work work)
+{
+    int64_t chunks = chunks_of(elements);
+    for (int64_t i = blockIdx.x; i < samples * chunks; i += gridDim.x)
+        work(chunk_at(i, i / chunks, i % chunks, elements));
+}
+
 /* The place of this thread in the grid, and the number of threads of the grid. */
 __device__ inline int64_t grid_thread(void)
 {
@@ -80,7 +195,8 @@ struct device_gate {
 
     __device__ float of_channel(int64_t sample, int64_t channel, int64_t channels) const
     {
-        return gates ? gates[sample * entries + first + channel * count / channels] : 1.f;
+        if (!gates) return 1;
+        return gates[sample * entries + first + (uint32_t)channel / (uint32_t)(channels / count)];
     }
 };
 
@@ -99,6 +215,21 @@ template <class Work> inline void with_type(enum dtype dtype, Work work)
         work(__nv_bfloat16());
     else
         work(float());
+}
+
+/* As with_type, for rows of `count` elements, and with how many of them to take at once, vectors or one:
+ *     with_rows(x->dtype, count, [&](auto zero, auto lanes) {
+ *         using T = decltype(zero);
+ *         constexpr int COUNT = decltype(lanes)::VALUE; LAUNCH((kernel<T, COUNT>), ...); }); */
+template <class Work> inline void with_rows(enum dtype dtype, int64_t count, Work work)
+{
+    with_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        if (in_vectors<T>(count))
+            work(zero, number<vector<T>::SIZE>());
+        else
+            work(zero, number<1>());
+    });
 }
 
 template <class T> inline const T *values_of(const struct tensor *tensor)
