@@ -6,6 +6,8 @@ include Makefile.inc
 # and build/fuzz (`make fuzz`)
 VARIANT  := $(if $(EMULATOR),emulator,$(if $(CUDA),cuda,cpu))$(if $(SANITIZE),-sanitize)
 BUILD    := build/$(VARIANT)
+# Where the objects lie that know of no GPU: cuda and emulator share them with cpu.
+HOST     := $(if $(CUDA)$(EMULATOR),build/cpu$(if $(SANITIZE),-sanitize),$(BUILD))
 PROGRAM  := $(if $(EMULATOR)$(SANITIZE),$(BUILD)/aptp,aptp)
 VENV     := build/venv
 
@@ -28,7 +30,7 @@ NVCCFLAGS = -std=c++20 -O3 -lineinfo -Isrc -Icuda $(foreach arch,$(CUDA_ARCH),-g
             -Xcompiler -Wall,-Wextra $(if $(WERROR),-Werror all-warnings) -MMD -MP
 EMULATORFLAGS = -std=c++20 -Wall -Wextra $(if $(WERROR),-Werror) -O2 -g -MMD -MP -Itest/emulator/include -Itest/emulator -Isrc -Icuda
 ifneq ($(CUDA)$(EMULATOR),)
-CPPFLAGS += -Icuda -DAPTP_CUDA
+$(SWITCHES:src/%.c=$(BUILD)/%.o): CPPFLAGS += -Icuda -DAPTP_CUDA
 LDLIBS   += $(if $(EMULATOR),,-L$(CUDA_HOME)/lib64 -Wl$(comma)-rpath$(comma)$(CUDA_HOME)/lib64 -lcublasLt -lcudnn -lcudart) -lstdc++
 endif
 comma    := ,
@@ -36,10 +38,12 @@ Q         = $(if $(V),,@)
 
 # ---- sources
 SOURCES  := $(sort $(wildcard src/*/*.c src/*/*/*.c))
-OBJECTS  := $(SOURCES:src/%.c=$(BUILD)/%.o) $(if $(CUDA)$(EMULATOR),$(patsubst cuda/%.cu,$(BUILD)/cuda/%.o,$(sort $(wildcard cuda/*.cu)))) \
+SWITCHES := src/tensor/backend.c src/tensor/device.c
+OBJECTS  := $(patsubst src/%.c,$(HOST)/%.o,$(filter-out $(SWITCHES),$(SOURCES))) $(SWITCHES:src/%.c=$(BUILD)/%.o) \
+            $(if $(CUDA)$(EMULATOR),$(patsubst cuda/%.cu,$(BUILD)/cuda/%.o,$(sort $(wildcard cuda/*.cu)))) \
             $(if $(EMULATOR),$(patsubst test/emulator/%.cpp,$(BUILD)/emulator/%.o,$(sort $(wildcard test/emulator/*.cpp))))
 TESTS    := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/*/test_*.c)))
-SUPPORT  := $(patsubst test/%.c,$(BUILD)/test/%.o,$(sort $(wildcard test/support/*.c)))
+SUPPORT  := $(patsubst test/%.c,$(HOST)/test/%.o,$(sort $(wildcard test/support/*.c)))
 HARNESSES := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/fuzz/fuzz_*.c)))
 
 .DELETE_ON_ERROR:
@@ -49,7 +53,7 @@ HARNESSES := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/fuzz/fuz
 all: $(PROGRAM)          ## the program alone (what `make` does)
 
 # ./aptp is that of the variant which was made last.
-$(PROGRAM): $(BUILD)/main.o $(BUILD)/libaptp.a $(if $(filter aptp$(VARIANT),$(PROGRAM)$(shell cat build/variant 2>/dev/null))$(filter-out aptp,$(PROGRAM)),,FORCE)
+$(PROGRAM): $(HOST)/main.o $(BUILD)/libaptp.a $(if $(filter aptp$(VARIANT),$(PROGRAM)$(shell cat build/variant 2>/dev/null))$(filter-out aptp,$(PROGRAM)),,FORCE)
 	@echo "  link    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter-out FORCE,$^) $(LDLIBS)
 	$(Q)$(if $(filter aptp,$@),echo $(VARIANT) > build/variant)
@@ -57,9 +61,16 @@ $(PROGRAM): $(BUILD)/main.o $(BUILD)/libaptp.a $(if $(filter aptp$(VARIANT),$(PR
 $(BUILD)/libaptp.a: $(OBJECTS)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
 
-$(BUILD)/%.o: src/%.c | $(BUILD)/libraries
+define COMPILE
 	@mkdir -p $(@D); echo "  cc      $<"
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+endef
+$(HOST)/%.o: src/%.c | $(HOST)/libraries
+	$(COMPILE)
+ifneq ($(HOST),$(BUILD))
+$(BUILD)/%.o: src/%.c | $(HOST)/libraries
+	$(COMPILE)
+endif
 
 ifdef EMULATOR
 $(BUILD)/cuda/%.o: cuda/%.cu
@@ -76,23 +87,23 @@ $(BUILD)/cuda/%.o: cuda/%.cu
 endif
 
 # The version strings change with each commit: only this object sees them.
-$(BUILD)/base/version.o: CPPFLAGS += -DAPTP_COMMIT='"$(COMMIT)"' -DAPTP_CFLAGS='"$(strip $(CC) $(OPT) -march=$(strip $(ARCH)))"'
-$(BUILD)/base/version.o: $(if $(filter-out $(COMMIT),$(shell cat $(BUILD)/commit 2>/dev/null)),FORCE)
+$(HOST)/base/version.o: CPPFLAGS += -DAPTP_COMMIT='"$(COMMIT)"' -DAPTP_CFLAGS='"$(strip $(CC) $(OPT) -march=$(strip $(ARCH)))"'
+$(HOST)/base/version.o: $(if $(filter-out $(COMMIT),$(shell cat $(HOST)/commit 2>/dev/null)),FORCE)
 FORCE:
-	@mkdir -p $(BUILD); echo '$(COMMIT)' > $(BUILD)/commit
+	@mkdir -p $(HOST); echo '$(COMMIT)' > $(HOST)/commit
 
 # Every library is asked for by name before the first file is compiled.
-$(BUILD)/libraries: Makefile.inc
-	@mkdir -p $(BUILD); echo '$(COMMIT)' > $(BUILD)/commit
+$(HOST)/libraries: Makefile.inc
+	@mkdir -p $(HOST); echo '$(COMMIT)' > $(HOST)/commit
 	$(Q)CC="$(CC)" PKG_CONFIG="$(PKG_CONFIG)" LIB_DNNL="$(LIB_DNNL)" LIB_CSV="$(LIB_CSV)" sh test/lint/libraries.sh $(PKG)
 	@touch $@
 
-$(BUILD)/test/%.o: test/%.c | $(BUILD)/libraries
+$(HOST)/test/%.o: test/%.c | $(HOST)/libraries
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) -Itest $(CFLAGS) -c -o $@ $<
 
-$(BUILD)/test/%: $(BUILD)/test/%.o $(SUPPORT) $(BUILD)/libaptp.a
-	@echo "  test    $@"
+$(BUILD)/test/%: $(HOST)/test/%.o $(SUPPORT) $(BUILD)/libaptp.a
+	@mkdir -p $(@D); echo "  test    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka -lz
 
 # A harness of hostile input: under libFuzzer, which has the main(), or replayed by ours.
@@ -100,7 +111,7 @@ $(BUILD)/test/fuzz/fuzz_%: $(addprefix $(BUILD)/test/,fuzz/fuzz_%.o fuzz/harness
 	@echo "  harness $@"
 	$(Q)$(CC) $(LDFLAGS) $(FUZZER) -o $@ $^ $(LDLIBS) -lz
 
--include $(OBJECTS:.o=.d) $(BUILD)/main.d $(addsuffix .d,$(TESTS) $(HARNESSES)) $(SUPPORT:.o=.d) $(wildcard $(BUILD)/test/fuzz/*.d)
+-include $(OBJECTS:.o=.d) $(HOST)/main.d $(patsubst $(BUILD)/%,$(HOST)/%.d,$(TESTS) $(HARNESSES)) $(SUPPORT:.o=.d) $(wildcard $(BUILD)/test/fuzz/*.d)
 
 # ---- targets
 help:                    ## this list

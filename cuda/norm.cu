@@ -117,21 +117,17 @@ template <class T> __global__ void group_moments(group_sizes sizes, const T *x, 
     tile_place place = place_in_tile<N>(sizes.channels);
     chunk_place chunk = place_of_chunk(sizes);
     floats<N> row[LANE_ROWS], sum = {}, squares = {};
-#pragma unroll
     for (int i = 0; i < LANE_ROWS; i++) row[i] = load_row(x, sizes, chunk, place, i);
-#pragma unroll
     for (int i = 0; i < LANE_ROWS; i++)
         for (int j = 0; j < N; j++) sum.value[j] += row[i].value[j];
     sum_lanes(sum, values, totals, TILE_COLUMNS<N>);
     __syncthreads();
     float rows = (float)(chunk.end - chunk.first);
     floats<N> centre = load_floats<N>(totals + threadIdx.x % TILE_PIECES * N, N, false);
-#pragma unroll
     for (int j = 0; j < N; j++) {
         centre.value[j] /= rows;
         sum.value[j] = 0;
     }
-#pragma unroll
     for (int i = 0; i < LANE_ROWS; i++) {
         bool there = chunk.first + place.lane + i * TILE_LANES < chunk.end;
         for (int j = 0; j < N; j++) {
@@ -161,7 +157,7 @@ __device__ static channel_moments channel_moments_of(const group_sizes &sizes, c
 {
     const float *at = moments + (sample * sizes.chunks + chunk) * MOMENTS * sizes.channels + channel;
     int64_t left = sizes.tokens - chunk * CHUNK_ROWS;
-    double count = (double)(left < CHUNK_ROWS ? left : CHUNK_ROWS);
+    double count = (double)(left < CHUNK_ROWS ? left : (int64_t)CHUNK_ROWS);
     double rest = at[DEVIATIONS * sizes.channels] / count;
     double offset = shift ? (double)to_float(shift[sample * sizes.channels + channel]) : 0.;
     return {at[CHUNK_CENTRE * sizes.channels] + rest + offset,
@@ -208,16 +204,13 @@ __global__ void group_apply(group_sizes sizes, const T *x, const float *coeffici
     tile_place place = place_in_tile<N>(sizes.channels);
     chunk_place chunk = place_of_chunk(sizes);
     floats<N> row[LANE_ROWS];
-#pragma unroll
     for (int i = 0; i < LANE_ROWS; i++) row[i] = load_row(x, sizes, chunk, place, i);
     floats<N> centre = load_coefficient<N>(coefficients, CENTRE, sizes, chunk, place);
     floats<N> scale = load_coefficient<N>(coefficients, SCALE, sizes, chunk, place);
     floats<N> gate = load_coefficient<N>(coefficients, GATE, sizes, chunk, place);
     floats<N> weights = load_floats<N>(weight + place.column, place.count, sizes.aligned);
     floats<N> biases = load_floats<N>(bias + place.column, place.count, sizes.aligned);
-#pragma unroll
     for (int i = 0; i < LANE_ROWS; i++) {
-#pragma unroll
         for (int j = 0; j < N; j++) {
             float z = (row[i].value[j] - centre.value[j]) * scale.value[j];
             float n = z * weights.value[j] + biases.value[j];
@@ -296,11 +289,9 @@ __global__ void group_chunk_sums(group_sizes sizes, const T *x, const T *dy, con
     floats<N> weights = load_floats<N>(weight + place.column, place.count, sizes.aligned);
     floats<N> biases = load_floats<N>(bias + place.column, place.count, sizes.aligned);
     floats<N> sum[SUMS] = {};
-#pragma unroll
     for (int i = 0; i < LANE_ROWS; i++) {
         floats<N> x_row = load_row(x, sizes, chunk, place, i), dy_row = load_row(dy, sizes, chunk, place, i);
         bool there = chunk.first + place.lane + i * TILE_LANES < chunk.end;
-#pragma unroll
         for (int j = 0; j < N; j++) {
             normalised at = normalise(x_row.value[j], centre.value[j], scale.value[j], weights.value[j],
                                       biases.value[j], silu);
@@ -313,7 +304,6 @@ __global__ void group_chunk_sums(group_sizes sizes, const T *x, const T *dy, con
     }
     int64_t tile = (int64_t)blockIdx.x * TILE_COLUMNS<N>;
     float *to = partial + chunk.unit * SUMS * sizes.channels + tile;
-#pragma unroll
     for (int i = 0; i < SUMS; i++) sum_lanes(sum[i], values, to + i * sizes.channels, sizes.channels - tile);
 }
 
@@ -394,15 +384,12 @@ __global__ void group_dx(group_sizes sizes, const T *x, const T *dy, const float
     tile_place place = place_in_tile<N>(sizes.channels);
     chunk_place chunk = place_of_chunk(sizes);
     floats<N> coefficient[COEFFICIENTS];
-#pragma unroll
     for (int i = 0; i < COEFFICIENTS; i++)
         coefficient[i] = load_coefficient<N>(coefficients, i, sizes, chunk, place);
     floats<N> weights = load_floats<N>(weight + place.column, place.count, sizes.aligned);
     floats<N> biases = load_floats<N>(bias + place.column, place.count, sizes.aligned);
-#pragma unroll
     for (int i = 0; i < LANE_ROWS; i++) {
         floats<N> x_row = load_row(x, sizes, chunk, place, i), dy_row = load_row(dy, sizes, chunk, place, i);
-#pragma unroll
         for (int j = 0; j < N; j++) {
             float scale = coefficient[SCALE].value[j];
             normalised at = normalise(x_row.value[j], coefficient[CENTRE].value[j], scale, weights.value[j],
@@ -471,13 +458,11 @@ __global__ void layer_norm_rows(const T *x, const float *weight, const float *bi
     float sum = 0, rest = 0, squares = 0;
     for (int64_t c = begin; c < channels; c += TEAM * N) {
         floats<N> value = load_floats<N>(from + c, channels - c, aligned);
-#pragma unroll
         for (int i = 0; i < N; i++) sum += value.value[i];
     }
     float centre = team_sum<TEAM>(sum, partial) / (float)channels;
     for (int64_t c = begin; c < channels; c += TEAM * N) {
         floats<N> value = load_floats<N>(from + c, channels - c, aligned);
-#pragma unroll
         for (int i = 0; i < N; i++) {
             float deviation = c + i < channels ? value.value[i] - centre : 0.f;
             rest += deviation;
@@ -495,7 +480,6 @@ __global__ void layer_norm_rows(const T *x, const float *weight, const float *bi
         floats<N> value = load_floats<N>(from + c, channels - c, aligned);
         floats<N> weights = load_floats<N>(weight + c, channels - c, aligned);
         floats<N> biases = load_floats<N>(bias + c, channels - c, aligned);
-#pragma unroll
         for (int i = 0; i < N; i++)
             value.value[i] = (value.value[i] - mean) * scale * weights.value[i] + biases.value[i];
         store_floats(y + row * channels + c, value, channels - c, aligned);
@@ -533,7 +517,6 @@ __global__ void layer_dx_rows(const T *x, const float *weight, const float *stat
         floats<N> value = load_floats<N>(x_row + c, channels - c, aligned);
         floats<N> gradient = load_floats<N>(dy_row + c, channels - c, aligned);
         floats<N> weights = load_floats<N>(weight + c, channels - c, aligned);
-#pragma unroll
         for (int i = 0; i < N; i++) { // behind the last channel the weight is 0
             float dz = gradient.value[i] * weights.value[i];
             m1 += dz;
@@ -546,7 +529,6 @@ __global__ void layer_dx_rows(const T *x, const float *weight, const float *stat
         floats<N> value = load_floats<N>(x_row + c, channels - c, aligned);
         floats<N> gradient = load_floats<N>(dy_row + c, channels - c, aligned);
         floats<N> weights = load_floats<N>(weight + c, channels - c, aligned);
-#pragma unroll
         for (int i = 0; i < N; i++) {
             float z = (value.value[i] - mean) * scale;
             value.value[i] = scale * (gradient.value[i] * weights.value[i] - m1 - z * m2);
@@ -565,18 +547,19 @@ __global__ void layer_chunk_sums(const T *x, const float *statistics, const T *d
     tile_place place = place_in_tile<N>(channels);
     int64_t first = blockIdx.y * chunk_rows, end = first + chunk_rows < rows ? first + chunk_rows : rows;
     floats<N> sum_dy_z = {}, sum_dy = {};
-#pragma unroll LANE_ROWS
-    for (int64_t row = first + place.lane; row < end; row += TILE_LANES) {
-        int64_t at = row * channels + place.column;
-        floats<N> value = load_floats<N>(x + at, place.count, aligned);
-        floats<N> gradient = load_floats<N>(dy + at, place.count, aligned);
-        float mean = statistics[2 * row], scale = statistics[2 * row + 1];
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            sum_dy_z.value[i] += gradient.value[i] * (value.value[i] - mean) * scale;
-            sum_dy.value[i] += gradient.value[i];
+    for (int64_t start = first + place.lane; start < end; start += CHUNK_ROWS)
+        for (int i = 0; i < LANE_ROWS; i++) {
+            int64_t row = start + i * TILE_LANES, at = row * channels + place.column;
+            int64_t count = row < end ? place.count : 0;
+            floats<N> value = load_floats<N>(x + at, count, aligned);
+            floats<N> gradient = load_floats<N>(dy + at, count, aligned);
+            float mean = row < end ? statistics[2 * row] : 0.f;
+            float scale = row < end ? statistics[2 * row + 1] : 0.f;
+            for (int j = 0; j < N; j++) {
+                sum_dy_z.value[j] += gradient.value[j] * (value.value[j] - mean) * scale;
+                sum_dy.value[j] += gradient.value[j];
+            }
         }
-    }
     int64_t tile = (int64_t)blockIdx.x * TILE_COLUMNS<N>, count = channels - tile;
     float *to = partial + blockIdx.y * 2 * channels + tile;
     sum_lanes(sum_dy_z, values, to, count);

@@ -41,10 +41,8 @@ template <int N, class T> __device__ inline floats<N> load_floats(const T *from,
     floats<N> result;
     if (aligned && count >= N) {
         packed<T, N> all = *reinterpret_cast<const packed<T, N> *>(from);
-#pragma unroll
         for (int i = 0; i < N; i++) result.value[i] = to_float(all.value[i]);
     } else {
-#pragma unroll
         for (int i = 0; i < N; i++) result.value[i] = i < count ? to_float(from[i]) : 0.f;
     }
     return result;
@@ -56,11 +54,9 @@ __device__ inline void store_floats(T *to, const floats<N> &values, int64_t coun
 {
     if (aligned && count >= N) {
         packed<T, N> all;
-#pragma unroll
         for (int i = 0; i < N; i++) all.value[i] = from_float<T>(values.value[i]);
         *reinterpret_cast<packed<T, N> *>(to) = all;
     } else {
-#pragma unroll
         for (int i = 0; i < N; i++)
             if (i < count) to[i] = from_float<T>(values.value[i]);
     }
@@ -152,7 +148,6 @@ template <int N>
 __device__ inline void sum_lanes(const floats<N> &value, float *values, float *totals, int64_t count)
 {
     __syncthreads(); // `values` may be of a sum before this one
-#pragma unroll
     for (int i = 0; i < N; i++) values[threadIdx.x * N + i] = value.value[i];
     __syncthreads();
     for (int i = (int)threadIdx.x; i < TILE_COLUMNS<N> && i < count; i += THREADS) {

@@ -14,7 +14,7 @@ struct softmax_sizes {
     int first_sample, first_head, heads, first_row, rows, count; /* count: of all rows */
     int64_t stride;
     float scale;
-    bool causal, aligned;
+    bool causal;
     const float *bias; /* [bias_heads, queries, keys] or nullptr */
     int64_t bias_heads;
     const float *mask; /* [B, keys] or nullptr */
@@ -24,6 +24,8 @@ struct softmax_sizes {
 static softmax_sizes softmax_sizes_of(const struct score_block *block)
 {
     const struct attention *attention = block->attention;
+    CHECK(block->stride >= block->keys && block->stride % PIECE == 0,
+          "scores of %lld keys in rows of %lld elements", (long long)block->keys, (long long)block->stride);
     return {.attention_heads = attention->heads,
             .queries = block->queries,
             .keys = block->keys,
@@ -36,7 +38,6 @@ static softmax_sizes softmax_sizes_of(const struct score_block *block)
             .stride = block->stride,
             .scale = attention->scale,
             .causal = attention->causal,
-            .aligned = block->stride % PIECE == 0,
             .bias = values_of<float>(attention->bias),
             .bias_heads = attention->bias ? attention->bias->dim[0] : 0,
             .mask = values_of<float>(block->key_mask),
@@ -68,8 +69,7 @@ __device__ static score_row score_row_of(const softmax_sizes &sizes, const float
 /* The scores of PIECE keys from `key` on, scaled and with the bias; minus infinity where a key is hidden. */
 __device__ static floats<PIECE> seen_scores(const softmax_sizes &sizes, const score_row &row, int64_t key)
 {
-    floats<PIECE> score = load_floats<PIECE>(row.scores + key, row.visible - key, sizes.aligned);
-#pragma unroll
+    floats<PIECE> score = load_floats<PIECE>(row.scores + key, row.visible - key, true);
     for (int i = 0; i < PIECE; i++) {
         bool seen = key + i < row.visible && !(row.mask && row.mask[key + i] == 0);
         float bias = seen && row.bias ? row.bias[key + i] : 0.f;
@@ -98,11 +98,9 @@ __device__ static exponential_sum row_exponentials(const softmax_sizes &sizes, c
     for (int64_t key = team_thread<TEAM>() * PIECE; key < row.visible; key += TEAM * PIECE) {
         floats<PIECE> score = seen_scores(sizes, row, key);
         float before = largest;
-#pragma unroll
         for (int i = 0; i < PIECE; i++) largest = fmaxf(largest, score.value[i]);
         float shift = finite_largest(largest);
         sum *= expf(before - shift);
-#pragma unroll
         for (int i = 0; i < PIECE; i++) sum += expf(score.value[i] - shift);
     }
     float of_row = finite_largest(team_largest<TEAM>(largest, partial));
@@ -121,9 +119,8 @@ __global__ void softmax_rows(softmax_sizes sizes, const float *scores, T *probab
     if (team_thread<TEAM>() == 0) log_sum[row.index] = total.sum == 0 ? 0.f : logf(total.sum) + total.largest;
     for (int64_t key = team_thread<TEAM>() * PIECE; key < sizes.keys; key += TEAM * PIECE) {
         floats<PIECE> value = seen_scores(sizes, row, key);
-#pragma unroll
         for (int i = 0; i < PIECE; i++) value.value[i] = factor * expf(value.value[i] - total.largest);
-        store_floats(probabilities + index * sizes.stride + key, value, sizes.keys - key, sizes.aligned);
+        store_floats(probabilities + index * sizes.stride + key, value, sizes.keys - key, true);
     }
 }
 
@@ -145,7 +142,6 @@ __device__ static floats<PIECE> seen_probabilities(const softmax_sizes &sizes, c
                                                    int64_t key, float log_sum)
 {
     floats<PIECE> value = seen_scores(sizes, row, key);
-#pragma unroll
     for (int i = 0; i < PIECE; i++) value.value[i] = expf(value.value[i] - log_sum);
     return value;
 }
@@ -162,23 +158,21 @@ __global__ void softmax_gradients(softmax_sizes sizes, const float *scores, cons
     float log_sum = log_sums[row.index], dot = 0;
     for (int64_t key = team_thread<TEAM>() * PIECE; key < row.visible; key += TEAM * PIECE) {
         floats<PIECE> p = seen_probabilities(sizes, row, key, log_sum);
-        floats<PIECE> gradient = load_floats<PIECE>(gradient_row + key, row.visible - key, sizes.aligned);
-#pragma unroll
+        floats<PIECE> gradient = load_floats<PIECE>(gradient_row + key, row.visible - key, true);
         for (int i = 0; i < PIECE; i++) dot += p.value[i] * gradient.value[i];
     }
     dot = team_sum<TEAM>(dot, partial);
     if (dots && team_thread<TEAM>() == 0) dots[row.index] = dot;
     for (int64_t key = team_thread<TEAM>() * PIECE; key < sizes.keys; key += TEAM * PIECE) {
         floats<PIECE> p = seen_probabilities(sizes, row, key, log_sum);
-        floats<PIECE> gradient = load_floats<PIECE>(gradient_row + key, row.visible - key, sizes.aligned);
-#pragma unroll
+        floats<PIECE> gradient = load_floats<PIECE>(gradient_row + key, row.visible - key, true);
         for (int i = 0; i < PIECE; i++) {
             p.value[i] *= row.gate;
             gradient.value[i] = sizes.scale * p.value[i] * (gradient.value[i] - dot);
         }
         int64_t at = index * sizes.stride + key, count = sizes.keys - key;
-        if (probabilities) store_floats(probabilities + at, p, count, sizes.aligned);
-        if (score_gradients) store_floats(score_gradients + at, gradient, count, sizes.aligned);
+        if (probabilities) store_floats(probabilities + at, p, count, true);
+        if (score_gradients) store_floats(score_gradients + at, gradient, count, true);
     }
 }
 

@@ -10,9 +10,9 @@
 
 /* A stack of score matrices [samples x heads, rows, keys] fp32: of queries [first_row, first_row + rows) in
  * heads [first_head, first_head + heads) of samples [first_sample, first_sample + samples); a sample's heads
- * follow each other. Rows lie `stride` >= keys elements apart, matrices rows x stride. Every matrix over
- * queries and keys below has this shape and this stride, in elements of its dtype. The columns from `keys` on
- * are neither read nor written. Rows are fastest where stride is a multiple of 4. */
+ * follow each other. Rows lie `stride` >= keys elements apart, a multiple of 4, matrices rows x stride.
+ * Every matrix over queries and keys below has this shape and this stride, in elements of its dtype, and
+ * begins at a multiple of 16 bytes. The columns from `keys` on are neither read nor written. */
 struct score_block {
     const struct attention *attention; /* heads, scale, causal and bias */
     const struct tensor *key_mask;     /* [B, keys] or NULL */

@@ -540,9 +540,10 @@ static void report_training(const struct benching *bench, int64_t model)
              (long long)bench->cfg->resolutions.value[0]);
     log_info(log, "               %s", text);
     if (model == 0) return;
-    log_info(log, "               %.3f of the teacher's time at %.3f of its MACs",
-             bench->training[model].time / bench->training[0].time,
-             bench->macs[model * bench->R] / bench->macs[0]);
+    if (!bench->run->check_only)
+        log_info(log, "               %.3f of the teacher's time at %.3f of its MACs",
+                 bench->training[model].time / bench->training[0].time,
+                 bench->macs[model * bench->R] / bench->macs[0]);
     describe(bench, &bench->finetune_step[model - 1], sizeof text, text);
     log_info(log, "%s: step of fine-tuning, with the teacher's forward pass and the update", name);
     log_info(log, "               %s", text);
