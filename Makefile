@@ -91,7 +91,7 @@ $(BUILD)/emulator/broken/%.o: test/emulator/broken/%.cu
 
 $(BUILD)/test/emulator/test_%: $(BUILD)/emulator/test_%.o $(patsubst test/%.cu,$(BUILD)/%.o,$(wildcard test/emulator/broken/*.cu)) $(BUILD)/libaptp.a
 	@mkdir -p $(@D); echo "  test    $@"
-	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
 else
 $(BUILD)/cuda/%.o: cuda/%.cu
 	@mkdir -p $(@D); echo "  nvcc    $<"
