@@ -5,7 +5,10 @@
 #include "kernel.h"
 #include "softmax.h"
 
-enum { SCORES_BYTES = 64 << 20, ROWS_MULTIPLE = 64 /* of a block that has not all queries */ };
+enum {
+    SCORES_BYTES = 16 << 20, // of a block, with as many again beside them within the level 2 cache of sm_80
+    ROWS_MULTIPLE = 64,      // of a block that has not all queries
+};
 
 /* A matrix [rows, columns] for each sample and head of a block. */
 struct head_matrices {

@@ -20,14 +20,11 @@ __global__ void column_chunk_sums(const T *x, int64_t rows, int64_t columns, int
     constexpr int N = vector<T>::SIZE;
     SHARED(float, values, TILE_VALUES<N>);
     tile_place place = place_in_tile<N>(columns);
-    int64_t first = blockIdx.y * chunk_rows, end = first + chunk_rows < rows ? first + chunk_rows : rows;
     floats<N> sum = {};
-    for (int64_t start = first + place.lane; start < end; start += CHUNK_ROWS)
-        for (int i = 0; i < LANE_ROWS; i++) {
-            int64_t row = start + i * TILE_LANES, count = row < end ? place.count : 0;
-            floats<N> value = load_floats<N>(x + row * columns + place.column, count, aligned);
-            for (int j = 0; j < N; j++) sum.value[j] += value.value[j];
-        }
+    for_lane_rows(rows, chunk_rows, place.lane, [&](int64_t row, bool there) {
+        floats<N> value = load_floats<N>(x + row * columns + place.column, there ? place.count : 0, aligned);
+        for (int i = 0; i < N; i++) sum.value[i] += value.value[i];
+    });
     int64_t tile = (int64_t)blockIdx.x * TILE_COLUMNS<N>;
     sum_lanes(sum, values, partial + blockIdx.y * columns + tile, columns - tile);
 }

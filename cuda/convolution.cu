@@ -191,7 +191,7 @@ static struct convolution_plan *plan_of(struct cuda_backend *cuda, enum directio
     struct convolution_key key = {
         .direction = direction,
         .dtype = x->dtype,
-        .tf32 = cuda->tf32,
+        .tf32 = cuda->base.tf32,
         .samples = x->dim[0],
         .height = x->dim[1],
         .width = x->dim[2],

@@ -545,21 +545,17 @@ __global__ void layer_chunk_sums(const T *x, const float *statistics, const T *d
     constexpr int N = vector<T>::SIZE;
     SHARED(float, values, TILE_VALUES<N>);
     tile_place place = place_in_tile<N>(channels);
-    int64_t first = blockIdx.y * chunk_rows, end = first + chunk_rows < rows ? first + chunk_rows : rows;
     floats<N> sum_dy_z = {}, sum_dy = {};
-    for (int64_t start = first + place.lane; start < end; start += CHUNK_ROWS)
-        for (int i = 0; i < LANE_ROWS; i++) {
-            int64_t row = start + i * TILE_LANES, at = row * channels + place.column;
-            int64_t count = row < end ? place.count : 0;
-            floats<N> value = load_floats<N>(x + at, count, aligned);
-            floats<N> gradient = load_floats<N>(dy + at, count, aligned);
-            float mean = row < end ? statistics[2 * row] : 0.f;
-            float scale = row < end ? statistics[2 * row + 1] : 0.f;
-            for (int j = 0; j < N; j++) {
-                sum_dy_z.value[j] += gradient.value[j] * (value.value[j] - mean) * scale;
-                sum_dy.value[j] += gradient.value[j];
-            }
+    for_lane_rows(rows, chunk_rows, place.lane, [&](int64_t row, bool there) {
+        int64_t at = row * channels + place.column, count = there ? place.count : 0;
+        floats<N> value = load_floats<N>(x + at, count, aligned);
+        floats<N> gradient = load_floats<N>(dy + at, count, aligned);
+        float mean = there ? statistics[2 * row] : 0.f, scale = there ? statistics[2 * row + 1] : 0.f;
+        for (int i = 0; i < N; i++) {
+            sum_dy_z.value[i] += gradient.value[i] * (value.value[i] - mean) * scale;
+            sum_dy.value[i] += gradient.value[i];
         }
+    });
     int64_t tile = (int64_t)blockIdx.x * TILE_COLUMNS<N>, count = channels - tile;
     float *to = partial + blockIdx.y * 2 * channels + tile;
     sum_lanes(sum_dy_z, values, to, count);

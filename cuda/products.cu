@@ -179,7 +179,7 @@ void multiply(struct cuda_backend *cuda, int64_t count, float alpha, struct matr
         .transpose_a = transpose_a,
         .transpose_b = transpose_b,
         .bias_alignment = 0,
-        .tf32 = cuda->tf32 && a.dtype == DTYPE_F32,
+        .tf32 = cuda->base.tf32 && a.dtype == DTYPE_F32,
     };
     if (count == 0 || key.m == 0 || key.n == 0) return;
     CHECK(key.k > 0, "product over no columns");

@@ -157,6 +157,15 @@ __device__ inline void sum_lanes(const floats<N> &value, float *values, float *t
     }
 }
 
+/* Calls add(row, there) for the rows of this thread's lane in chunk blockIdx.y, LANE_ROWS at a time: so that
+ * they are loaded at once, also those behind the chunk's or the matrix's end, which are not `there`. */
+template <class Add> __device__ inline void for_lane_rows(int64_t rows, int64_t chunk_rows, int lane, Add add)
+{
+    int64_t first = blockIdx.y * chunk_rows, end = first + chunk_rows < rows ? first + chunk_rows : rows;
+    for (int64_t row = first + lane; row < end; row += CHUNK_ROWS)
+        for (int i = 0; i < LANE_ROWS; i++) add(row + i * TILE_LANES, row + i * TILE_LANES < end);
+}
+
 /* Rows of a chunk where all rows of a matrix are summed: a multiple of CHUNK_ROWS, and not too many chunks
  * to add up. */
 int64_t summed_chunk_rows(int64_t rows);

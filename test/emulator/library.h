@@ -16,10 +16,8 @@ enum value_type { VALUE_FP32, VALUE_BF16 };
 /* How operands are rounded before they are multiplied: TF32 keeps 10 bits of the mantissa. */
 enum value_rounding { ROUND_NOT, ROUND_TF32 };
 
-enum {
-    WORKSPACE_ALIGNMENT =
-        256 /* of both libraries' workspaces: what cudaMalloc gives, and cuBLASLt asks for */
-};
+/* Of both libraries' workspaces: what cuBLASLt asks for, and cudaMalloc gives. */
+enum { WORKSPACE_ALIGNMENT = 256 };
 
 inline size_t value_bytes(enum value_type type)
 {
@@ -76,8 +74,7 @@ inline void value_set(void *values, enum value_type type, int64_t i, double valu
 
 /* sum [count] += factor x [count], what every product here is made of. Sums are taken in fp64: not in a
  * device's order, but closer to the true value than any order in fp32. */
-__attribute__((optimize("O3"))) inline void add_multiple(double *sum, double factor, const double *x,
-                                                         int64_t count)
+inline void add_multiple(double *sum, double factor, const double *x, int64_t count)
 {
     for (int64_t i = 0; i < count; i++) sum[i] += factor * x[i];
 }
@@ -117,9 +114,9 @@ inline bool is_aligned(const void *address, size_t bytes)
 inline void check_device_pointer(const char *call, const char *name, const void *address, size_t alignment)
 {
     if (address == nullptr) emulator_fail("%s: %s is NULL", call, name);
-    if (!emulator_is_device(address)) emulator_fail("%s: %s (%p) is not device memory", call, name, address);
+    if (!emulator_is_device(address)) emulator_fail("%s: %s is not device memory: %p", call, name, address);
     if (!is_aligned(address, alignment))
-        emulator_fail("%s: %s (%p) is not aligned to %zu bytes", call, name, address, alignment);
+        emulator_fail("%s: %s is not aligned to %zu bytes: %p", call, name, alignment, address);
 }
 
 /* alpha, beta. */

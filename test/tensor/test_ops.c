@@ -809,6 +809,7 @@ static const struct op_case cases[] = {
     {&linear, "one row", {.B = 1, .T = 1, .C = 5, .O = 3}},
     {&linear, "bias", {.B = 2, .T = 13, .C = 7, .O = 9, .bias = true}},
     {&linear, "bias and residual", {.B = 3, .T = 77, .C = 64, .O = 40, .bias = true, .residual = true}},
+    {&linear, "many rows", {.B = 1, .T = 66000, .C = 1, .O = 3, .bias = true}},
     {&linear, "residual", {.B = 1, .T = 13, .C = 33, .O = 1, .residual = true}},
 
     {&convolution,
@@ -881,6 +882,9 @@ static const struct op_case cases[] = {
     {&group_norm,
      "long and wide",
      {.B = 2, .T = 300, .C = 1030, .groups = 10, .shift = true, .silu = true, .gates = 10, .tolerance = 2}},
+    {&group_norm, // several tiles and chunks on a GPU
+     "vectors",
+     {.B = 2, .T = 300, .C = 160, .groups = 4, .shift = true, .silu = true, .gates = 10}},
     {&group_norm, // the mean itself is known to 3e-5 in fp32
      "large mean",
      {.B = 1, .T = 300, .C = 8, .groups = 2, .offset = 1000, .fp32_only = true, .tolerance = 10}},
@@ -889,6 +893,8 @@ static const struct op_case cases[] = {
     {&layer_norm, "small", {.B = 2, .T = 13, .C = 5}},
     {&layer_norm, "wide", {.B = 2, .T = 77, .C = 1030}},
     {&layer_norm, "long", {.B = 3, .T = 300, .C = 20}},
+    {&layer_norm, "vectors", {.B = 2, .T = 77, .C = 320}},
+    {&layer_norm, "a block of a GPU a row", {.B = 1, .T = 9, .C = 2504}},
     {&layer_norm,
      "large mean",
      {.B = 1, .T = 13, .C = 640, .offset = 1000, .fp32_only = true, .tolerance = 20}},
@@ -901,6 +907,7 @@ static const struct op_case cases[] = {
     {&attention,
      "cross, masked, gated",
      {.B = 3, .T = 35, .C = 128, .heads = 2, .key_tokens = 13, .key_mask = true, .gates = 2}},
+    {&attention, "many keys", {.B = 2, .T = 3, .C = 8, .heads = 1, .key_tokens = 2100, .gates = 1}},
     {&attention, "long", {.B = 1, .T = 300, .C = 16, .heads = 2, .gates = 2}},
 
     {&geglu, "no gate", {.B = 2, .T = 13, .C = 6}},
@@ -1295,6 +1302,13 @@ static void check_first_sample(struct run *run, const struct op *op, const struc
 
 static const enum backend_kind backend_kinds[] = {BACKEND_CPU, BACKEND_CUDA};
 
+/* `test` closes what it is given. */
+static void on_every_backend(void (*test)(struct backend *backend))
+{
+    for (size_t kind = 0; kind < sizeof backend_kinds / sizeof backend_kinds[0]; kind++)
+        if (backend_available(backend_kinds[kind])) test(backend_open(backend_kinds[kind]));
+}
+
 static void test_case(enum dtype dtype, const struct op_case *test)
 {
     if (test->sizes.fp32_only && dtype != DTYPE_F32) return;
@@ -1362,6 +1376,12 @@ static void in_place_on(struct backend *backend)
     backend_close(backend);
 }
 
+static void test_in_place(void **state)
+{
+    (void)state;
+    on_every_backend(in_place_on);
+}
+
 /* Statistics of values that are large against their deviation: the mean to its last digit (half of which is
  * 3e-5 near 1000). One channel a group, so a row of GroupNorm's statistics is that of one column of x. */
 static void statistics_on(struct backend *backend)
@@ -1389,6 +1409,12 @@ static void statistics_on(struct backend *backend)
     backend_close(backend);
 }
 
+static void test_statistics(void **state)
+{
+    (void)state;
+    on_every_backend(statistics_on);
+}
+
 /* A sample without any visible token has the mean 0 and no gradient. */
 static void masked_mean_of_nothing_on(struct backend *backend)
 {
@@ -1406,6 +1432,12 @@ static void masked_mean_of_nothing_on(struct backend *backend)
     free(dx);
     run_close(&run);
     backend_close(backend);
+}
+
+static void test_masked_mean_of_nothing(void **state)
+{
+    (void)state;
+    on_every_backend(masked_mean_of_nothing_on);
 }
 
 /* A value that is not finite must come out as one. */
@@ -1458,6 +1490,12 @@ static void not_finite_on(struct backend *backend)
         run_close(&run);
     }
     backend_close(backend);
+}
+
+static void test_not_finite(void **state)
+{
+    (void)state;
+    on_every_backend(not_finite_on);
 }
 
 /* What a slot takes, on the host and on the backend: a large array and small ones, more than a GPU's kernels
@@ -1643,36 +1681,6 @@ static void bucket_on(struct backend *backend)
     backend->ops->memory_free(backend, packed, bytes);
     free(gradient), free(found);
     trained_close(&trained);
-}
-
-static void on_every_backend(void (*test)(struct backend *backend))
-{
-    for (size_t kind = 0; kind < sizeof backend_kinds / sizeof backend_kinds[0]; kind++)
-        if (backend_available(backend_kinds[kind])) test(backend_open(backend_kinds[kind]));
-}
-
-static void test_in_place(void **state)
-{
-    (void)state;
-    on_every_backend(in_place_on);
-}
-
-static void test_statistics(void **state)
-{
-    (void)state;
-    on_every_backend(statistics_on);
-}
-
-static void test_masked_mean_of_nothing(void **state)
-{
-    (void)state;
-    on_every_backend(masked_mean_of_nothing_on);
-}
-
-static void test_not_finite(void **state)
-{
-    (void)state;
-    on_every_backend(not_finite_on);
 }
 
 static void test_adamw(void **state)

@@ -1,7 +1,8 @@
-/* Matrix products and convolutions of the CPU backend against plain loops in fp64, in odd shapes, and what
- * else it promises: packed weights follow the master, frozen ones do without it, a seen step allocates
- * nothing, the plan backend counts the same memory, and no model falls back to reference kernels. */
+/* Matrix products and convolutions of every backend against plain loops in fp64, in odd shapes, and what else
+ * they promise: packed weights follow the master, frozen ones do without it, a seen step allocates nothing;
+ * of the CPU, that the plan backend counts the same memory and no model falls back to reference kernels. */
 #include "base/random.h"
+#include "support/mirrored.h"
 #include "tensor/cpu/dnnl_primitives.h"
 #include "tensor/roof.h"
 
@@ -17,44 +18,33 @@
 
 /* Errors are measured against the sum of the magnitudes of all terms of an element: fp32 sums of n terms in
  * any order err by less than n 2^-24 of it, by sqrt(n) 2^-24 typically; n is at most a few thousand here.
- * A bf16 result is rounded once more, by up to 2^-8 of itself. */
+ * A bf16 result is rounded once more, by up to 2^-8 of itself; on a GPU some terms are rounded before. */
 static const double SUM_TOLERANCE = 2e-6, BF16_ROUNDING = 1.0 / 256;
 
 static uint64_t seed = 1;
 
-static struct tensor tensor_random(struct backend *backend, enum dtype dtype, int rank, const int64_t *dim)
+static bool is_plan(const struct backend *backend)
 {
-    struct tensor tensor = {.dtype = dtype, .rank = rank, .dim = {1, 1, 1, 1}};
-    for (int i = 0; i < rank; i++) tensor.dim[i] = dim[i];
-    int64_t count = tensor_count(&tensor);
-    tensor.data = backend->ops->memory_new(backend, tensor_bytes(&tensor));
-    if (cpu_backend(backend)->plan) return tensor;
+    return !backend->device && cpu_backend((struct backend *)backend)->plan;
+}
+
+static struct mirrored mirrored_random(struct backend *backend, enum dtype dtype, int rank,
+                                       const int64_t *dim)
+{
+    struct mirrored mirrored = mirrored_new(backend, dtype, rank, dim);
+    if (is_plan(backend)) return mirrored;
+    int64_t count = tensor_count(&mirrored.tensor);
     float *values = check_malloc((unsigned long)count * sizeof *values);
     random_normal((struct random_key){.seed = seed++, .stream = RANDOM_TEST}, (uint64_t)count, values);
-    for (int64_t i = 0; i < count; i++)
-        if (dtype == DTYPE_BF16)
-            ((uint16_t *)tensor.data)[i] = bf16_from_float(values[i]);
-        else
-            ((float *)tensor.data)[i] = values[i];
+    for (int64_t i = 0; i < count; i++) mirrored_set(&mirrored, i, (double)values[i]);
     free(values);
-    return tensor;
+    mirrored_put(backend, &mirrored);
+    return mirrored;
 }
 
-static void tensor_free(struct backend *backend, struct tensor *tensor)
-{
-    if (tensor->data) backend->ops->memory_free(backend, tensor->data, tensor_bytes(tensor));
-    tensor->data = NULL;
-}
-
-static double at(const struct tensor *tensor, int64_t i)
-{
-    return tensor->dtype == DTYPE_BF16 ? (double)float_from_bf16(((uint16_t *)tensor->data)[i])
-                                       : (double)((float *)tensor->data)[i];
-}
-
-/* A sum and the sum of its terms' magnitudes. */
+/* A sum, the sum of its terms' magnitudes, and the magnitude of what is rounded to bf16 on the way. */
 struct sum {
-    double value, magnitude;
+    double value, magnitude, rounded;
 };
 
 static void sum_add(struct sum *sum, double term)
@@ -63,33 +53,33 @@ static void sum_add(struct sum *sum, double term)
     sum->magnitude += fabs(term);
 }
 
-static void assert_near(const struct tensor *tensor, int64_t i, struct sum expected)
+static void assert_near(const struct mirrored *found, int64_t i, struct sum expected)
 {
-    double limit = SUM_TOLERANCE * expected.magnitude;
-    if (tensor->dtype == DTYPE_BF16) limit += BF16_ROUNDING * fabs(expected.value);
-    double error = fabs(at(tensor, i) - expected.value);
+    double limit = SUM_TOLERANCE * expected.magnitude + BF16_ROUNDING * expected.rounded;
+    if (found->tensor.dtype == DTYPE_BF16) limit += BF16_ROUNDING * fabs(expected.value);
+    double error = fabs(mirrored_at(found, i) - expected.value);
     if (!(error <= limit))
-        fail_msg("element %ld: %.9g, expected %.9g, error %.3g, limit %.3g", (long)i, at(tensor, i),
+        fail_msg("element %ld: %.9g, expected %.9g, error %.3g, limit %.3g", (long)i, mirrored_at(found, i),
                  expected.value, error, limit);
 }
 
-static struct parameter parameter_random(struct backend *backend, int rank, const int64_t *dim)
+/* A weight whose master is that of `master`, whose owner frees it. */
+static struct parameter parameter_of(const struct mirrored *master)
 {
-    struct parameter weight = {.value = tensor_random(backend, DTYPE_F32, rank, dim), .product = true};
+    struct parameter weight = {.value = master->tensor, .product = true};
     snprintf(weight.part[0].name, sizeof weight.part[0].name, "weight");
     return weight;
 }
 
-static void parameter_free(struct backend *backend, struct parameter *weight)
+static void packed_free(struct backend *backend, struct parameter *weight)
 {
     for (int form = 0; form < PACKED_FORMS; form++) backend->ops->packed_free(backend, weight->packed[form]);
-    tensor_free(backend, &weight->value);
 }
 
 /* The weight as the product sees it: rounded to the compute dtype. */
-static double weight_at(const struct parameter *weight, enum dtype dtype, int64_t i)
+static double weight_at(const struct mirrored *weight, enum dtype dtype, int64_t i)
 {
-    float value = ((float *)weight->value.data)[i];
+    float value = ((float *)weight->host)[i];
     return (double)(dtype == DTYPE_BF16 ? float_from_bf16(bf16_from_float(value)) : value);
 }
 
@@ -142,18 +132,19 @@ static void for_all_terms(const struct shape *s,
 struct product {
     struct shape shape;
     enum dtype dtype;
-    struct tensor x, y, residual, bias, dy, dx, dweight, dbias;
+    struct mirrored x, y, residual, bias, dy, dx, dweight, dbias, master;
     struct parameter weight;
     struct sum *y_sum, *dx_sum, *dweight_sum;
+    bool on_device;
 };
 
 static void add_term(void *context, int64_t x, int64_t weight, int64_t y)
 {
     struct product *p = context;
-    double w = weight_at(&p->weight, p->dtype, weight);
-    sum_add(&p->y_sum[y], at(&p->x, x) * w);
-    sum_add(&p->dx_sum[x], at(&p->dy, y) * w);
-    sum_add(&p->dweight_sum[weight], at(&p->dy, y) * at(&p->x, x));
+    double w = weight_at(&p->master, p->dtype, weight);
+    sum_add(&p->y_sum[y], mirrored_at(&p->x, x) * w);
+    sum_add(&p->dx_sum[x], mirrored_at(&p->dy, y) * w);
+    sum_add(&p->dweight_sum[weight], mirrored_at(&p->dy, y) * mirrored_at(&p->x, x));
 }
 
 static struct sum *sums_new(int64_t count)
@@ -169,73 +160,112 @@ static struct product product_new(struct backend *backend, struct shape s, enum 
     struct product p = {
         .shape = s,
         .dtype = dtype,
-        .x = tensor_random(backend, dtype, 4, x),
-        .y = tensor_random(backend, dtype, 4, y),
-        .residual = tensor_random(backend, dtype, 4, y),
-        .bias = tensor_random(backend, DTYPE_F32, 1, &s.out),
-        .dy = tensor_random(backend, dtype, 4, y),
-        .dx = tensor_random(backend, dtype, 4, x),
-        .dweight = tensor_random(backend, DTYPE_F32, linear ? 2 : 4, w),
-        .dbias = tensor_random(backend, DTYPE_F32, 1, &s.out),
-        .weight = parameter_random(backend, linear ? 2 : 4, w),
+        .x = mirrored_random(backend, dtype, 4, x),
+        .y = mirrored_random(backend, dtype, 4, y),
+        .residual = mirrored_random(backend, dtype, 4, y),
+        .bias = mirrored_random(backend, DTYPE_F32, 1, &s.out),
+        .dy = mirrored_random(backend, dtype, 4, y),
+        .dx = mirrored_random(backend, dtype, 4, x),
+        .dweight = mirrored_random(backend, DTYPE_F32, linear ? 2 : 4, w),
+        .dbias = mirrored_random(backend, DTYPE_F32, 1, &s.out),
+        .master = mirrored_random(backend, DTYPE_F32, linear ? 2 : 4, w),
+        .on_device = backend->device,
     };
+    p.weight = parameter_of(&p.master);
     return p;
+}
+
+/* A convolution on a GPU in bf16, if it is not a product: cuDNN rounds its result before more is added. */
+static bool rounds_before_sum(const struct product *p)
+{
+    const struct shape *s = &p->shape;
+    const struct convolution *g = &s->geometry;
+    return p->on_device && p->dtype == DTYPE_BF16 &&
+           (s->kernel_height * s->kernel_width * g->stride != 1 ||
+            g->pad_top + g->pad_bottom + g->pad_left + g->pad_right != 0);
 }
 
 /* What is expected, of the values now in the tensors: gradients of parameters add to what is there. */
 static void product_expect(struct product *p)
 {
-    p->y_sum = sums_new(tensor_count(&p->y));
-    p->dx_sum = sums_new(tensor_count(&p->x));
-    p->dweight_sum = sums_new(tensor_count(&p->dweight));
-    for (int64_t i = 0; i < tensor_count(&p->dweight); i++) sum_add(&p->dweight_sum[i], at(&p->dweight, i));
+    int64_t weights = tensor_count(&p->dweight.tensor);
+    p->y_sum = sums_new(tensor_count(&p->y.tensor));
+    p->dx_sum = sums_new(tensor_count(&p->x.tensor));
+    p->dweight_sum = sums_new(weights);
     for_all_terms(&p->shape, add_term, p);
+    for (int64_t i = 0; i < weights; i++) {
+        if (rounds_before_sum(p)) p->dweight_sum[i].rounded = fabs(p->dweight_sum[i].value);
+        sum_add(&p->dweight_sum[i], mirrored_at(&p->dweight, i));
+    }
 }
 
 static void product_free(struct backend *backend, struct product *p)
 {
-    struct tensor *all[] = {&p->x, &p->y, &p->residual, &p->bias, &p->dy, &p->dx, &p->dweight, &p->dbias};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) tensor_free(backend, all[i]);
-    parameter_free(backend, &p->weight);
+    struct mirrored *all[] = {&p->x,  &p->y,       &p->residual, &p->bias,  &p->dy,
+                              &p->dx, &p->dweight, &p->dbias,    &p->master};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) mirrored_free(backend, all[i]);
+    packed_free(backend, &p->weight);
     free(p->y_sum), free(p->dx_sum), free(p->dweight_sum);
 }
 
 static void forward(struct backend *backend, struct product *p, bool bias, bool residual)
 {
-    const struct tensor *b = bias ? &p->bias : NULL, *r = residual ? &p->residual : NULL;
+    const struct tensor *b = bias ? &p->bias.tensor : NULL, *r = residual ? &p->residual.tensor : NULL;
     if (p->weight.value.rank == 2)
-        backend->ops->linear_forward(backend, &p->x, &p->weight, b, r, &p->y);
+        backend->ops->linear_forward(backend, &p->x.tensor, &p->weight, b, r, &p->y.tensor);
     else
-        backend->ops->convolution_forward(backend, &p->shape.geometry, &p->x, &p->weight, b, r, &p->y);
+        backend->ops->convolution_forward(backend, &p->shape.geometry, &p->x.tensor, &p->weight, b, r,
+                                          &p->y.tensor);
+    mirrored_get(backend, &p->y);
+}
+
+static void backward_input(struct backend *backend, struct product *p)
+{
+    if (p->weight.value.rank == 2)
+        backend->ops->linear_backward_input(backend, &p->dy.tensor, &p->weight, &p->dx.tensor);
+    else
+        backend->ops->convolution_backward_input(backend, &p->shape.geometry, &p->dy.tensor, &p->weight,
+                                                 &p->dx.tensor);
+    mirrored_get(backend, &p->dx);
 }
 
 static void backward(struct backend *backend, struct product *p, bool bias)
 {
-    struct tensor *dbias = bias ? &p->dbias : NULL;
-    if (p->weight.value.rank == 2) {
-        backend->ops->linear_backward_input(backend, &p->dy, &p->weight, &p->dx);
-        backend->ops->linear_backward_weight(backend, &p->x, &p->dy, &p->dweight, dbias);
-    } else {
-        backend->ops->convolution_backward_input(backend, &p->shape.geometry, &p->dy, &p->weight, &p->dx);
-        backend->ops->convolution_backward_weight(backend, &p->shape.geometry, &p->x, &p->dy, &p->dweight,
-                                                  dbias);
-    }
+    struct tensor *dbias = bias ? &p->dbias.tensor : NULL;
+    backward_input(backend, p);
+    if (p->weight.value.rank == 2)
+        backend->ops->linear_backward_weight(backend, &p->x.tensor, &p->dy.tensor, &p->dweight.tensor, dbias);
+    else
+        backend->ops->convolution_backward_weight(backend, &p->shape.geometry, &p->x.tensor, &p->dy.tensor,
+                                                  &p->dweight.tensor, dbias);
+    mirrored_get(backend, &p->dweight);
+    mirrored_get(backend, &p->dbias);
 }
 
 static void assert_forward(const struct product *p, bool bias, bool residual)
 {
-    for (int64_t i = 0; i < tensor_count(&p->y); i++) {
+    bool rounds_bias = p->on_device && p->dtype == DTYPE_BF16 && !rounds_before_sum(p);
+    for (int64_t i = 0; i < tensor_count(&p->y.tensor); i++) {
         struct sum expected = p->y_sum[i];
-        if (bias) sum_add(&expected, at(&p->bias, i % p->shape.out));
-        if (residual) sum_add(&expected, at(&p->residual, i));
+        double added = bias ? mirrored_at(&p->bias, i % p->shape.out) : 0;
+        if (rounds_before_sum(p)) expected.rounded = fabs(expected.value);
+        if (rounds_bias) expected.rounded = fabs(added);
+        sum_add(&expected, added);
+        if (residual) sum_add(&expected, mirrored_at(&p->residual, i));
         assert_near(&p->y, i, expected);
     }
 }
 
+static void assert_backward_input(const struct product *p)
+{
+    for (int64_t i = 0; i < tensor_count(&p->x.tensor); i++) assert_near(&p->dx, i, p->dx_sum[i]);
+}
+
 static void assert_backward(const struct product *p, const struct sum *dbias)
 {
-    for (int64_t i = 0; i < tensor_count(&p->x); i++) assert_near(&p->dx, i, p->dx_sum[i]);
-    for (int64_t i = 0; i < tensor_count(&p->dweight); i++) assert_near(&p->dweight, i, p->dweight_sum[i]);
+    assert_backward_input(p);
+    for (int64_t i = 0; i < tensor_count(&p->dweight.tensor); i++)
+        assert_near(&p->dweight, i, p->dweight_sum[i]);
     for (int64_t i = 0; i < p->shape.out; i++) assert_near(&p->dbias, i, dbias[i]);
 }
 
@@ -243,8 +273,10 @@ static void assert_backward(const struct product *p, const struct sum *dbias)
 static void assert_adjoint(const struct product *p)
 {
     struct sum left = {0}, right = {0};
-    for (int64_t i = 0; i < tensor_count(&p->y); i++) sum_add(&left, at(&p->y, i) * at(&p->dy, i));
-    for (int64_t i = 0; i < tensor_count(&p->x); i++) sum_add(&right, at(&p->dx, i) * at(&p->x, i));
+    for (int64_t i = 0; i < tensor_count(&p->y.tensor); i++)
+        sum_add(&left, mirrored_at(&p->y, i) * mirrored_at(&p->dy, i));
+    for (int64_t i = 0; i < tensor_count(&p->x.tensor); i++)
+        sum_add(&right, mirrored_at(&p->dx, i) * mirrored_at(&p->x, i));
     double tolerance = p->dtype == DTYPE_BF16 ? BF16_ROUNDING : SUM_TOLERANCE;
     assert_true(fabs(left.value - right.value) <= tolerance * (left.magnitude + right.magnitude));
 }
@@ -255,8 +287,9 @@ static void check_product(struct backend *backend, struct shape shape, enum dtyp
     struct product p = product_new(backend, shape, dtype, linear);
     struct sum *dbias = sums_new(shape.out);
     product_expect(&p);
-    for (int64_t i = 0; i < shape.out; i++) sum_add(&dbias[i], at(&p.dbias, i));
-    for (int64_t i = 0; i < tensor_count(&p.dy); i++) sum_add(&dbias[i % shape.out], at(&p.dy, i));
+    for (int64_t i = 0; i < shape.out; i++) sum_add(&dbias[i], mirrored_at(&p.dbias, i));
+    for (int64_t i = 0; i < tensor_count(&p.dy.tensor); i++)
+        sum_add(&dbias[i % shape.out], mirrored_at(&p.dy, i));
     for (int variant = 3; variant >= 0; variant--) {
         forward(backend, &p, variant & 1, variant & 2);
         assert_forward(&p, variant & 1, variant & 2);
@@ -319,16 +352,14 @@ static void packed_weight_follows_the_master(void **state)
         forward(backend, &p, false, false);
         backward(backend, &p, false);
         void *packed = p.weight.packed[PACKED_FORWARD];
-        for (int64_t i = 0; i < tensor_count(&p.weight.value); i++) ((float *)p.weight.value.data)[i] *= -3;
+        for (int64_t i = 0; i < tensor_count(&p.weight.value); i++) ((float *)p.master.host)[i] *= -3;
+        mirrored_put(backend, &p.master);
         for (int form = 0; form < PACKED_FORMS; form++) p.weight.packed_stale[form] = true;
         product_expect(&p);
         forward(backend, &p, false, false);
         assert_forward(&p, false, false);
-        if (linear)
-            backend->ops->linear_backward_input(backend, &p.dy, &p.weight, &p.dx);
-        else
-            backend->ops->convolution_backward_input(backend, &p.shape.geometry, &p.dy, &p.weight, &p.dx);
-        for (int64_t i = 0; i < tensor_count(&p.x); i++) assert_near(&p.dx, i, p.dx_sum[i]);
+        backward_input(backend, &p);
+        assert_backward_input(&p);
         assert_ptr_equal(packed, p.weight.packed[PACKED_FORWARD]);
         assert_false(p.weight.packed_stale[PACKED_FORWARD]);
         product_free(backend, &p);
@@ -345,33 +376,33 @@ static void frozen_weight_needs_no_master(void **state)
                                    {1, 16, 16, 96, 160, 3, 3, {1, 1, 1, 1, 1}}};
     for (enum dtype dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
         if (skipped(backend, dtype)) continue;
+        struct mirrored master = {0};
         struct parameter frozen = {0};
-        struct tensor master = {0};
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
             struct product p = product_new(backend, shapes[i], dtype, false);
             if (i == 0) {
                 frozen = p.weight;
                 for (enum packing form = PACKED_FORWARD; form < PACKED_FORMS; form++)
                     frozen.packed[form] = backend->ops->pack(backend, &frozen, dtype, form, NULL);
-                master = frozen.value;
+                master.host = p.master.host; // what is expected is of these values, all the time
+                p.master.host = NULL;
                 frozen.value.data = NULL;
-            } else {
-                tensor_free(backend, &p.weight.value);
             }
+            mirrored_free(backend, &p.master);
+            p.master.host = master.host;
             p.weight = frozen;
-            p.weight.value = master;
             product_expect(&p);
-            p.weight = frozen;
             forward(backend, &p, true, true);
             assert_forward(&p, true, true);
-            backend->ops->convolution_backward_input(backend, &p.shape.geometry, &p.dy, &p.weight, &p.dx);
-            for (int64_t j = 0; j < tensor_count(&p.x); j++) assert_near(&p.dx, j, p.dx_sum[j]);
+            backward_input(backend, &p);
+            assert_backward_input(&p);
             frozen = p.weight;
             p.weight = (struct parameter){0};
+            p.master.host = NULL;
             product_free(backend, &p);
         }
-        parameter_free(backend, &frozen);
-        tensor_free(backend, &master);
+        packed_free(backend, &frozen);
+        mirrored_free(backend, &master);
     }
 }
 
@@ -383,14 +414,15 @@ static void sample_does_not_depend_on_the_others(void **state)
         for (enum dtype dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
             if (skipped(backend, dtype)) continue;
             struct product p = product_new(backend, linear ? linears[7] : convolutions[11], dtype, linear);
-            size_t first = tensor_bytes(&p.y) / (size_t)p.shape.samples;
+            size_t first = tensor_bytes(&p.y.tensor) / (size_t)p.shape.samples;
             void *before = check_malloc(first);
             forward(backend, &p, true, true);
-            memcpy(before, p.y.data, first);
-            size_t sample = tensor_bytes(&p.x) / (size_t)p.shape.samples;
-            memset((char *)p.x.data + sample, 0x3f, sample * (size_t)(p.shape.samples - 1));
+            memcpy(before, p.y.host, first);
+            size_t sample = tensor_bytes(&p.x.tensor) / (size_t)p.shape.samples;
+            memset((char *)p.x.host + sample, 0x3f, sample * (size_t)(p.shape.samples - 1));
+            mirrored_put(backend, &p.x);
             forward(backend, &p, true, true);
-            assert_memory_equal(before, p.y.data, first);
+            assert_memory_equal(before, p.y.host, first);
             free(before);
             product_free(backend, &p);
         }
@@ -403,12 +435,14 @@ static void count_primitives(const struct primitive *primitive, void *count)
 }
 
 /* A second step of the same shapes makes no primitive and takes no memory; the plan backend, going through
- * the same calls, says beforehand what the first one takes. */
+ * the same calls, says beforehand what the CPU's first one takes. */
 static void second_step_allocates_nothing(void **state)
 {
     (void)state;
-    size_t bytes[2], scratch[2];
-    for (int kind = BACKEND_CPU; kind <= BACKEND_PLAN; kind++) {
+    enum { KINDS = BACKEND_CUDA + 1 };
+    size_t bytes[KINDS] = {0}, scratch[KINDS] = {0};
+    for (int kind = BACKEND_CPU; kind < KINDS; kind++) {
+        if (!backend_available((enum backend_kind)kind)) continue;
         struct backend *backend = backend_open((enum backend_kind)kind);
         struct product p = product_new(backend, convolutions[2], DTYPE_F32, false);
         struct product q = product_new(backend, linears[3], DTYPE_F32, true);
@@ -421,15 +455,15 @@ static void second_step_allocates_nothing(void **state)
             backward(backend, &q, true);
             for (int form = 0; form < PACKED_FORMS; form++)
                 p.weight.packed_stale[form] = q.weight.packed_stale[form] = true;
-            primitives_visit(cpu_backend(backend), count_primitives, &primitives[step]);
-            held[step] = cpu_backend(backend)->bytes;
+            if (!backend->device) primitives_visit(cpu_backend(backend), count_primitives, &primitives[step]);
+            held[step] = backend->bytes;
             growths[step] = arena_growths(backend->scratch);
         }
         assert_int_equal(primitives[0], primitives[1]);
         assert_int_equal(held[0], held[1]);
         assert_int_equal(growths[0], growths[1]);
         assert_int_equal(arena_in_use(backend->scratch), 0);
-        bytes[kind] = cpu_backend(backend)->bytes_peak;
+        bytes[kind] = backend->bytes_peak;
         scratch[kind] = arena_peak(backend->scratch);
         product_free(backend, &p);
         product_free(backend, &q);
@@ -499,15 +533,17 @@ static void roof_is_measured(void **state)
     }
 }
 
+static enum backend_kind tested; /* of the tests that run on each */
+
 static int open_backend(void **state)
 {
-    *state = backend_open(BACKEND_CPU);
+    *state = backend_open(tested);
     return 0;
 }
 
 static int close_backend(void **state)
 {
-    size_t held = cpu_backend(*state)->bytes;
+    size_t held = ((struct backend *)*state)->bytes;
     backend_close(*state);
     return held == 0 ? 0 : -1;
 }
@@ -521,9 +557,16 @@ int main(void)
         cmocka_unit_test(packed_weight_follows_the_master),
         cmocka_unit_test(frozen_weight_needs_no_master),
         cmocka_unit_test(sample_does_not_depend_on_the_others),
+    };
+    const struct CMUnitTest more[] = {
         cmocka_unit_test(second_step_allocates_nothing),
         cmocka_unit_test(no_model_runs_on_reference_kernels),
         cmocka_unit_test(roof_is_measured),
     };
-    return cmocka_run_group_tests(tests, open_backend, close_backend);
+    int failed = cmocka_run_group_tests_name("cpu", tests, open_backend, close_backend);
+    failed += cmocka_run_group_tests_name("memory and kernels", more, open_backend, close_backend);
+    tested = BACKEND_CUDA;
+    if (backend_available(tested))
+        failed += cmocka_run_group_tests_name("cuda", tests, open_backend, close_backend);
+    return failed;
 }
