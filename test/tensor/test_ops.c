@@ -1303,12 +1303,6 @@ static void check_first_sample(struct run *run, const struct op *op, const struc
 static const enum backend_kind backend_kinds[] = {BACKEND_CPU, BACKEND_CUDA};
 
 /* `test` closes what it is given. */
-static void on_every_backend(void (*test)(struct backend *backend))
-{
-    for (size_t kind = 0; kind < sizeof backend_kinds / sizeof backend_kinds[0]; kind++)
-        if (backend_available(backend_kinds[kind])) test(backend_open(backend_kinds[kind]));
-}
-
 static void test_case(enum dtype dtype, const struct op_case *test)
 {
     if (test->sizes.fp32_only && dtype != DTYPE_F32) return;
@@ -1376,12 +1370,6 @@ static void in_place_on(struct backend *backend)
     backend_close(backend);
 }
 
-static void test_in_place(void **state)
-{
-    (void)state;
-    on_every_backend(in_place_on);
-}
-
 /* Statistics of values that are large against their deviation: the mean to its last digit (half of which is
  * 3e-5 near 1000). One channel a group, so a row of GroupNorm's statistics is that of one column of x. */
 static void statistics_on(struct backend *backend)
@@ -1409,12 +1397,6 @@ static void statistics_on(struct backend *backend)
     backend_close(backend);
 }
 
-static void test_statistics(void **state)
-{
-    (void)state;
-    on_every_backend(statistics_on);
-}
-
 /* A sample without any visible token has the mean 0 and no gradient. */
 static void masked_mean_of_nothing_on(struct backend *backend)
 {
@@ -1432,12 +1414,6 @@ static void masked_mean_of_nothing_on(struct backend *backend)
     free(dx);
     run_close(&run);
     backend_close(backend);
-}
-
-static void test_masked_mean_of_nothing(void **state)
-{
-    (void)state;
-    on_every_backend(masked_mean_of_nothing_on);
 }
 
 /* A value that is not finite must come out as one. */
@@ -1490,12 +1466,6 @@ static void not_finite_on(struct backend *backend)
         run_close(&run);
     }
     backend_close(backend);
-}
-
-static void test_not_finite(void **state)
-{
-    (void)state;
-    on_every_backend(not_finite_on);
 }
 
 /* What a slot takes, on the host and on the backend: a large array and small ones, more than a GPU's kernels
@@ -1681,6 +1651,36 @@ static void bucket_on(struct backend *backend)
     backend->ops->memory_free(backend, packed, bytes);
     free(gradient), free(found);
     trained_close(&trained);
+}
+
+static void on_every_backend(void (*test)(struct backend *backend))
+{
+    for (size_t kind = 0; kind < sizeof backend_kinds / sizeof backend_kinds[0]; kind++)
+        if (backend_available(backend_kinds[kind])) test(backend_open(backend_kinds[kind]));
+}
+
+static void test_in_place(void **state)
+{
+    (void)state;
+    on_every_backend(in_place_on);
+}
+
+static void test_statistics(void **state)
+{
+    (void)state;
+    on_every_backend(statistics_on);
+}
+
+static void test_masked_mean_of_nothing(void **state)
+{
+    (void)state;
+    on_every_backend(masked_mean_of_nothing_on);
+}
+
+static void test_not_finite(void **state)
+{
+    (void)state;
+    on_every_backend(not_finite_on);
 }
 
 static void test_adamw(void **state)
