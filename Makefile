@@ -29,10 +29,6 @@ NVCCFLAGS = -std=c++20 -O3 -lineinfo -Isrc -Icuda $(foreach arch,$(CUDA_ARCH),-g
             -gencode arch=compute_$(lastword $(CUDA_ARCH)),code=compute_$(lastword $(CUDA_ARCH)) \
             -Xcompiler -Wall,-Wextra $(if $(WERROR),-Werror all-warnings) -MMD -MP
 EMULATORFLAGS = -std=c++20 -Wall -Wextra $(if $(WERROR),-Werror) -O2 -g -MMD -MP -Itest/emulator/include -Itest/emulator -Isrc -Icuda
-ifneq ($(CUDA)$(EMULATOR),)
-$(SWITCHES:src/%.c=$(BUILD)/%.o): CPPFLAGS += -Icuda -DAPTP_CUDA
-LDLIBS   += $(if $(EMULATOR),,-L$(CUDA_HOME)/lib64 -Wl$(comma)-rpath$(comma)$(CUDA_HOME)/lib64 -lcublasLt -lcudnn -lcudart) -lstdc++
-endif
 comma    := ,
 Q         = $(if $(V),,@)
 
@@ -41,10 +37,15 @@ SOURCES  := $(sort $(wildcard src/*/*.c src/*/*/*.c))
 SWITCHES := src/tensor/backend.c src/tensor/device.c
 OBJECTS  := $(patsubst src/%.c,$(HOST)/%.o,$(filter-out $(SWITCHES),$(SOURCES))) $(SWITCHES:src/%.c=$(BUILD)/%.o) \
             $(if $(CUDA)$(EMULATOR),$(patsubst cuda/%.cu,$(BUILD)/cuda/%.o,$(sort $(wildcard cuda/*.cu)))) \
-            $(if $(EMULATOR),$(patsubst test/emulator/%.cpp,$(BUILD)/emulator/%.o,$(sort $(wildcard test/emulator/*.cpp))))
+            $(if $(EMULATOR),$(patsubst test/emulator/%.cpp,$(BUILD)/emulator/%.o,$(sort $(filter-out test/emulator/test_%,$(wildcard test/emulator/*.cpp)))))
 TESTS    := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/*/test_*.c)))
 SUPPORT  := $(patsubst test/%.c,$(HOST)/test/%.o,$(sort $(wildcard test/support/*.c)))
 HARNESSES := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/fuzz/fuzz_*.c)))
+
+ifneq ($(CUDA)$(EMULATOR),)
+$(SWITCHES:src/%.c=$(BUILD)/%.o): CPPFLAGS += -Icuda -DAPTP_CUDA
+LDLIBS   += $(if $(EMULATOR),,-L$(CUDA_HOME)/lib64 -Wl$(comma)-rpath$(comma)$(CUDA_HOME)/lib64 -lcublasLt -lcudnn -lcudart) -lstdc++
+endif
 
 .DELETE_ON_ERROR:
 .SECONDARY:

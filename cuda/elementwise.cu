@@ -94,9 +94,7 @@ template <class T, int COUNT> __global__ void geglu_forward_kernel(const T *x, s
 void geglu_forward_cuda(struct backend *backend, const struct tensor *x, struct gate gate, struct tensor *y)
 {
     struct cuda_backend *cuda = cuda_backend(backend);
-    with_rows(y->dtype, tensor_channels(y), [&](auto zero, auto lanes) {
-        using T = decltype(zero);
-        constexpr int COUNT = decltype(lanes)::VALUE;
+    with_rows(y->dtype, tensor_channels(y), [&]<class T, int COUNT>() {
         struct geglu_shape shape = geglu_shape_of(y, gate, COUNT, GEGLU_TOKENS_FORWARD);
         LAUNCH((geglu_forward_kernel<T, COUNT>), grid_for(cuda, shape.threads(), THREADS), THREADS,
                cuda->compute, values_of<T>(x), shape, values_of<T>(y));
@@ -135,9 +133,7 @@ void geglu_backward_cuda(struct backend *backend, const struct tensor *x, struct
                          const struct tensor *dy, struct tensor *dx, struct tensor *dgates)
 {
     struct cuda_backend *cuda = cuda_backend(backend);
-    with_rows(dy->dtype, tensor_channels(dy), [&](auto zero, auto lanes) {
-        using T = decltype(zero);
-        constexpr int COUNT = decltype(lanes)::VALUE;
+    with_rows(dy->dtype, tensor_channels(dy), [&]<class T, int COUNT>() {
         struct geglu_shape shape = geglu_shape_of(dy, gate, COUNT, GEGLU_TOKENS_BACKWARD);
         int64_t sums = dgates ? shape.samples * shape.parts.number * shape.channels : 0;
         struct scratch scratch(backend, (size_t)sums * sizeof(float));
@@ -155,8 +151,7 @@ void geglu_backward_cuda(struct backend *backend, const struct tensor *x, struct
 template <int COUNT, class Function, class Y, class... X>
 __global__ void map(int64_t count, Function function, Y *y, const X *...x)
 {
-    for_elements<COUNT>(count, grid_thread(), grid_threads(), [&](int64_t i, auto step) {
-        constexpr int STEP = decltype(step)::VALUE;
+    for_elements<COUNT>(count, grid_thread(), grid_threads(), [&]<int STEP>(int64_t i) {
         auto compute = [&](const auto &...in) {
             lanes<STEP> out;
             for (int j = 0; j < STEP; j++) out.value[j] = function(in.value[j]...);
@@ -288,8 +283,7 @@ __global__ void depth_mix_forward_kernel(const T *x, const T *f, device_gate gat
     for_chunks(samples, elements, [&](const chunk &chunk) {
         float depth = gate.of_channel(chunk.sample, 0, 1);
         int64_t first = chunk.sample * elements + chunk.first;
-        for_elements<COUNT>(chunk.count, (int)threadIdx.x, (int)blockDim.x, [&](int i, auto step) {
-            constexpr int STEP = decltype(step)::VALUE;
+        for_elements<COUNT>(chunk.count, (int)threadIdx.x, (int)blockDim.x, [&]<int STEP>(int i) {
             lanes<STEP> from = load<STEP>(x + first + i), to = load<STEP>(f + first + i), out;
             for (int j = 0; j < STEP; j++) out.value[j] = (1 - depth) * from.value[j] + depth * to.value[j];
             store(y + first + i, out);
@@ -302,9 +296,7 @@ void depth_mix_forward_cuda(struct backend *backend, const struct tensor *x, con
 {
     struct cuda_backend *cuda = cuda_backend(backend);
     int64_t samples = y->dim[0], elements = tensor_count(y) / samples;
-    with_rows(y->dtype, elements, [&](auto zero, auto lanes) {
-        using T = decltype(zero);
-        constexpr int COUNT = decltype(lanes)::VALUE;
+    with_rows(y->dtype, elements, [&]<class T, int COUNT>() {
         LAUNCH((depth_mix_forward_kernel<T, COUNT>),
                grid_for(cuda, samples * chunks_of(elements) * THREADS, THREADS), THREADS, cuda->compute,
                values_of<T>(x), values_of<T>(f), device_gate_of(gate), samples, elements, values_of<T>(y));
@@ -320,8 +312,7 @@ __global__ void depth_mix_backward_kernel(const T *x, const T *f, device_gate ga
     for_chunks(samples, elements, [&](const chunk &chunk) {
         float depth = gate.of_channel(chunk.sample, 0, 1), sum = 0;
         int64_t first = chunk.sample * elements + chunk.first;
-        for_elements<COUNT>(chunk.count, (int)threadIdx.x, (int)blockDim.x, [&](int i, auto step) {
-            constexpr int STEP = decltype(step)::VALUE;
+        for_elements<COUNT>(chunk.count, (int)threadIdx.x, (int)blockDim.x, [&]<int STEP>(int i) {
             lanes<STEP> gradient = load<STEP>(dy + first + i), out;
             if (dx) {
                 for (int j = 0; j < STEP; j++) out.value[j] = (1 - depth) * gradient.value[j];
@@ -349,9 +340,7 @@ void depth_mix_backward_cuda(struct backend *backend, const struct tensor *x, co
     int64_t samples = dy->dim[0], elements = tensor_count(dy) / samples, chunks = chunks_of(elements);
     struct scratch scratch(backend, dgates ? (size_t)(samples * chunks) * sizeof(float) : 0);
     float *partial = dgates ? scratch.of<float>() : nullptr;
-    with_rows(dy->dtype, elements, [&](auto zero, auto lanes) {
-        using T = decltype(zero);
-        constexpr int COUNT = decltype(lanes)::VALUE;
+    with_rows(dy->dtype, elements, [&]<class T, int COUNT>() {
         LAUNCH((depth_mix_backward_kernel<T, COUNT>), grid_for(cuda, samples * chunks * THREADS, THREADS),
                THREADS, cuda->compute, values_of<T>(x), values_of<T>(f), device_gate_of(gate), samples,
                elements, values_of<T>(dy), values_of<T>(dx), values_of<T>(df), partial);

@@ -50,9 +50,7 @@ void embedding_forward_cuda(struct backend *backend, const struct tensor *ids, c
 {
     struct cuda_backend *cuda = cuda_backend(backend);
     int64_t rows = tensor_rows(y), channels = tensor_channels(y);
-    with_rows(y->dtype, channels, [&](auto zero, auto lanes) {
-        using T = decltype(zero);
-        constexpr int COUNT = decltype(lanes)::VALUE;
+    with_rows(y->dtype, channels, [&]<class T, int COUNT>() {
         LAUNCH((embedding_rows<T, COUNT>), grid_for(cuda, rows * channels / COUNT, THREADS), THREADS,
                cuda->compute, values_of<int32_t>(ids), values_of<float>(table), rows,
                divisor_of(channels / COUNT), values_of<T>(y));
@@ -83,12 +81,14 @@ __global__ void embedding_gradient(const int32_t *ids, const T *dy, int64_t rows
         lanes<COUNT> sum = {};
         float *to = dtable + id * channels + channel;
         if (channel < channels) sum = load<COUNT>(to);
-        for (int64_t row = at.row; row < rows; row += WARP)
-            for (unsigned same = rows_with(ids, id, row, rows); same; same &= same - 1) {
-                if (channel >= channels) continue;
-                lanes<COUNT> value = load<COUNT>(dy + (row + __ffs((int)same) - 1) * channels + channel);
-                for (int i = 0; i < COUNT; i++) sum.value[i] += value.value[i];
+        for (int64_t row = at.row; row < rows; row += WARP) {
+            unsigned same = rows_with(ids, id, row, rows);
+            for (int i = 0; i < WARP; i++) {
+                if (!(same >> i & 1) || channel >= channels) continue;
+                lanes<COUNT> value = load<COUNT>(dy + (row + i) * channels + channel);
+                for (int j = 0; j < COUNT; j++) sum.value[j] += value.value[j];
             }
+        }
         if (channel < channels) store(to, sum);
     }
 }
@@ -98,9 +98,7 @@ void embedding_backward_cuda(struct backend *backend, const struct tensor *ids, 
 {
     struct cuda_backend *cuda = cuda_backend(backend);
     int64_t rows = tensor_rows(dy), channels = tensor_channels(dy);
-    with_rows(dy->dtype, channels, [&](auto zero, auto lanes) {
-        using T = decltype(zero);
-        constexpr int COUNT = decltype(lanes)::VALUE;
+    with_rows(dy->dtype, channels, [&]<class T, int COUNT>() {
         int64_t segments = (channels + WARP * COUNT - 1) / (WARP * COUNT);
         LAUNCH((embedding_gradient<T, COUNT>), grid_for(cuda, rows * segments * WARP, THREADS), THREADS,
                cuda->compute, values_of<int32_t>(ids), values_of<T>(dy), rows, channels, divisor_of(segments),
@@ -143,9 +141,7 @@ void masked_mean_forward_cuda(struct backend *backend, const struct tensor *x, c
 {
     struct cuda_backend *cuda = cuda_backend(backend);
     int64_t samples = x->dim[0], tokens = x->dim[1], channels = x->dim[2];
-    with_rows(x->dtype, channels, [&](auto zero, auto lanes) {
-        using T = decltype(zero);
-        constexpr int COUNT = decltype(lanes)::VALUE;
+    with_rows(x->dtype, channels, [&]<class T, int COUNT>() {
         LAUNCH((masked_mean_forward_kernel<T, COUNT>), grid_for(cuda, samples * channels / COUNT, THREADS),
                THREADS, cuda->compute, values_of<T>(x), values_of<float>(mask), samples, tokens,
                divisor_of(channels / COUNT), values_of<float>(y));
@@ -174,9 +170,7 @@ void masked_mean_backward_cuda(struct backend *backend, const struct tensor *mas
 {
     struct cuda_backend *cuda = cuda_backend(backend);
     int64_t samples = dx->dim[0], tokens = dx->dim[1], channels = dx->dim[2];
-    with_rows(dx->dtype, channels, [&](auto zero, auto lanes) {
-        using T = decltype(zero);
-        constexpr int COUNT = decltype(lanes)::VALUE;
+    with_rows(dx->dtype, channels, [&]<class T, int COUNT>() {
         LAUNCH((masked_mean_backward_kernel<T, COUNT>), grid_for(cuda, samples * channels / COUNT, THREADS),
                THREADS, cuda->compute, values_of<float>(mask), values_of<float>(dy), samples, tokens,
                divisor_of(channels / COUNT), values_of<T>(dx));

@@ -42,11 +42,6 @@ template <class T> inline bool in_vectors(int64_t count)
     return count % vector<T>::SIZE == 0;
 }
 
-/* A number that is known when a kernel is compiled, as an argument. */
-template <int NUMBER> struct number {
-    static constexpr int VALUE = NUMBER;
-};
-
 /* COUNT neighbouring values in fp32. They are loaded and stored in vectors, at addresses that are multiples
  * of 16; where rows do not allow that, COUNT is 1. */
 template <int COUNT> struct lanes {
@@ -78,16 +73,16 @@ template <int COUNT, class T> __device__ inline void store(T *to, const lanes<CO
         }
 }
 
-/* Shares out elements [0, count) among `threads` threads, of which this is `thread`: calls step(i,
- * number<COUNT>()) for elements [i, i + COUNT), and with number<1>() for each of the last ones that are fewer
- * than COUNT. */
+/* Shares out elements [0, count) among `threads` threads, of which this is `thread`: calls
+ * step<COUNT>(i) for elements [i, i + COUNT), and step<1>(i) for each of the last ones that are fewer than
+ * COUNT. */
 template <int COUNT, class Index, class Step>
 __device__ inline void for_elements(Index count, Index thread, Index threads, Step step)
 {
     Index whole = count / COUNT * COUNT;
-    for (Index i = thread * COUNT; i < whole; i += threads * COUNT) step(i, number<COUNT>());
+    for (Index i = thread * COUNT; i < whole; i += threads * COUNT) step.template operator()<COUNT>(i);
     if constexpr (COUNT > 1)
-        for (Index i = whole + thread; i < count; i += threads) step(i, number<1>());
+        for (Index i = whole + thread; i < count; i += threads) step.template operator()<1>(i);
 }
 
 /* Division by a number that the host knows, as a product: the GPU has no instruction for division, and takes
@@ -128,7 +123,7 @@ __device__ inline place place_of(int64_t index, const divisor &columns)
 
 /* The samples' elements are cut into chunks, of which a block takes one at a time: where a sum lies in one
  * does not depend on the number of samples. */
-enum { CHUNK = 4096 };
+static constexpr int64_t CHUNK = 4096; /* elements */
 
 struct chunk {
     int64_t index;  /* among those of all samples, a sample's one after the other */
@@ -218,17 +213,15 @@ template <class Work> inline void with_type(enum dtype dtype, Work work)
 }
 
 /* As with_type, for rows of `count` elements, and with how many of them to take at once, vectors or one:
- *     with_rows(x->dtype, count, [&](auto zero, auto lanes) {
- *         using T = decltype(zero);
- *         constexpr int COUNT = decltype(lanes)::VALUE; LAUNCH((kernel<T, COUNT>), ...); }); */
+ *     with_rows(x->dtype, count, [&]<class T, int COUNT>() { LAUNCH((kernel<T, COUNT>), ...); }); */
 template <class Work> inline void with_rows(enum dtype dtype, int64_t count, Work work)
 {
     with_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         if (in_vectors<T>(count))
-            work(zero, number<vector<T>::SIZE>());
+            work.template operator()<T, vector<T>::SIZE>();
         else
-            work(zero, number<1>());
+            work.template operator()<T, 1>();
     });
 }
 

@@ -10,8 +10,7 @@ __global__ void squared_error_chunks(const T *a, const T *b, int64_t samples, in
     for_chunks(samples, elements, [&](const chunk &chunk) {
         int64_t first = chunk.sample * elements + chunk.first;
         float sum = 0;
-        for_elements<COUNT>(chunk.count, (int)threadIdx.x, (int)blockDim.x, [&](int i, auto step) {
-            constexpr int STEP = decltype(step)::VALUE;
+        for_elements<COUNT>(chunk.count, (int)threadIdx.x, (int)blockDim.x, [&]<int STEP>(int i) {
             lanes<STEP> one = load<STEP>(a + first + i), other = load<STEP>(b + first + i);
             for (int j = 0; j < STEP; j++) {
                 float difference = one.value[j] - other.value[j];
@@ -43,9 +42,7 @@ void squared_error_forward_cuda(struct backend *backend, const struct tensor *a,
     int64_t samples = a->dim[0], elements = tensor_count(a) / samples, chunks = chunks_of(elements);
     struct scratch scratch(backend, (size_t)(samples * chunks) * sizeof(float));
     float *partial = scratch.of<float>();
-    with_rows(a->dtype, elements, [&](auto zero, auto lanes) {
-        using T = decltype(zero);
-        constexpr int COUNT = decltype(lanes)::VALUE;
+    with_rows(a->dtype, elements, [&]<class T, int COUNT>() {
         LAUNCH((squared_error_chunks<T, COUNT>), grid_for(cuda, samples * chunks * THREADS, THREADS), THREADS,
                cuda->compute, values_of<T>(a), values_of<T>(b), samples, elements, partial);
     });
@@ -60,8 +57,7 @@ __global__ void squared_error_slope(const T *a, const T *b, const float *seed, i
     for_chunks(samples, elements, [&](const chunk &chunk) {
         int64_t first = chunk.sample * elements + chunk.first;
         float factor = 2 * seed[chunk.sample] / (float)elements;
-        for_elements<COUNT>(chunk.count, (int)threadIdx.x, (int)blockDim.x, [&](int i, auto step) {
-            constexpr int STEP = decltype(step)::VALUE;
+        for_elements<COUNT>(chunk.count, (int)threadIdx.x, (int)blockDim.x, [&]<int STEP>(int i) {
             lanes<STEP> one = load<STEP>(a + first + i), other = load<STEP>(b + first + i), out;
             for (int j = 0; j < STEP; j++) out.value[j] = factor * (one.value[j] - other.value[j]);
             store(da + first + i, out);
@@ -74,9 +70,7 @@ void squared_error_backward_cuda(struct backend *backend, const struct tensor *a
 {
     struct cuda_backend *cuda = cuda_backend(backend);
     int64_t samples = a->dim[0], elements = tensor_count(a) / samples;
-    with_rows(a->dtype, elements, [&](auto zero, auto lanes) {
-        using T = decltype(zero);
-        constexpr int COUNT = decltype(lanes)::VALUE;
+    with_rows(a->dtype, elements, [&]<class T, int COUNT>() {
         LAUNCH((squared_error_slope<T, COUNT>),
                grid_for(cuda, samples * chunks_of(elements) * THREADS, THREADS), THREADS, cuda->compute,
                values_of<T>(a), values_of<T>(b), values_of<float>(seed), samples, elements, values_of<T>(da));

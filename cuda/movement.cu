@@ -112,9 +112,7 @@ __global__ void upsample_forward_kernel(const T *x, map_shape in, T *y, map_shap
 void upsample_forward_cuda(struct backend *backend, const struct tensor *x, struct tensor *y)
 {
     struct cuda_backend *cuda = cuda_backend(backend);
-    with_rows(y->dtype, tensor_channels(y), [&](auto zero, auto lanes) {
-        using T = decltype(zero);
-        constexpr int COUNT = decltype(lanes)::VALUE;
+    with_rows(y->dtype, tensor_channels(y), [&]<class T, int COUNT>() {
         struct map_shape in = map_shape_of(x, COUNT), out = map_shape_of(y, COUNT);
         LAUNCH((upsample_forward_kernel<T, COUNT>), grid_for(cuda, out.threads(), THREADS), THREADS,
                cuda->compute, values_of<T>(x), in, values_of<T>(y), out);
@@ -144,9 +142,7 @@ __global__ void upsample_backward_kernel(const T *dy, map_shape out, T *dx, map_
 void upsample_backward_cuda(struct backend *backend, const struct tensor *dy, struct tensor *dx)
 {
     struct cuda_backend *cuda = cuda_backend(backend);
-    with_rows(dx->dtype, tensor_channels(dx), [&](auto zero, auto lanes) {
-        using T = decltype(zero);
-        constexpr int COUNT = decltype(lanes)::VALUE;
+    with_rows(dx->dtype, tensor_channels(dx), [&]<class T, int COUNT>() {
         struct map_shape in = map_shape_of(dx, COUNT), out = map_shape_of(dy, COUNT);
         LAUNCH((upsample_backward_kernel<T, COUNT>), grid_for(cuda, in.threads(), THREADS), THREADS,
                cuda->compute, values_of<T>(dy), out, values_of<T>(dx), in);
@@ -207,9 +203,7 @@ void pool_cuda(struct backend *backend, const struct pooling *pooling, const str
     const struct convolution *geometry = &pooling->geometry;
     struct window window = {pooling->mean,         (int)pooling->kernel_height, (int)pooling->kernel_width,
                             (int)geometry->stride, (int)geometry->pad_top,      (int)geometry->pad_left};
-    with_rows(y->dtype, tensor_channels(y), [&](auto zero, auto lanes) {
-        using T = decltype(zero);
-        constexpr int COUNT = decltype(lanes)::VALUE;
+    with_rows(y->dtype, tensor_channels(y), [&]<class T, int COUNT>() {
         struct map_shape in = map_shape_of(x, COUNT), out = map_shape_of(y, COUNT);
         LAUNCH((pool_kernel<T, COUNT>), grid_for(cuda, out.threads(), THREADS), THREADS, cuda->compute,
                values_of<T>(x), in, window, values_of<T>(y), out);

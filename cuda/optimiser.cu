@@ -34,7 +34,7 @@ __device__ inline chunk chunk_of(const array_table &table, int64_t index)
     return chunk_at(index, low, index - table.first_chunk[low], table.count[low]);
 }
 
-/* Calls step(operands, i, number) for the chunk's elements [i, i + number) of the array, shared out among the
+/* Calls step<STEP>(operands, i) for the chunk's elements [i, i + STEP) of the array, shared out among the
  * block. In vectors where all operands are at multiples of 16 bytes: pieces of a bucket need not be. */
 template <class Step>
 __device__ inline void for_chunk_elements(const array_table &table, const chunk &chunk, Step step)
@@ -42,7 +42,7 @@ __device__ inline void for_chunk_elements(const array_table &table, const chunk 
     float *const *operand = table.operand[chunk.sample];
     uintptr_t addresses = 0;
     for (int i = 0; i < OPERANDS; i++) addresses |= reinterpret_cast<uintptr_t>(operand[i]);
-    auto at = [&](int i, auto number) { step(operand, chunk.first + i, number); };
+    auto at = [&]<int STEP>(int i) { step.template operator()<STEP>(operand, chunk.first + i); };
     int thread = (int)threadIdx.x, threads = (int)blockDim.x;
     if (addresses % sizeof(vector<float>) == 0)
         for_elements<vector<float>::SIZE>(chunk.count, thread, threads, at);
@@ -80,8 +80,7 @@ struct adamw_factors {
 __global__ void adamw_kernel(const array_table table, const adamw_factors factors)
 {
     for (int64_t index = blockIdx.x; index < chunks_in(table); index += gridDim.x)
-        for_chunk_elements(table, chunk_of(table, index), [&](float *const *operand, int64_t i, auto step) {
-            constexpr int STEP = decltype(step)::VALUE;
+        for_chunk_elements(table, chunk_of(table, index), [&]<int STEP>(float *const *operand, int64_t i) {
             lanes<STEP> value = load<STEP>(operand[0] + i), gradient = load<STEP>(operand[1] + i),
                         first = load<STEP>(operand[2] + i), second = load<STEP>(operand[3] + i);
             for (int j = 0; j < STEP; j++) {
@@ -130,8 +129,7 @@ void adamw_cuda(struct backend *backend, const struct adamw *adamw, int count,
 __global__ void average_kernel(const array_table table, float decay, float rest)
 {
     for (int64_t index = blockIdx.x; index < chunks_in(table); index += gridDim.x)
-        for_chunk_elements(table, chunk_of(table, index), [&](float *const *operand, int64_t i, auto step) {
-            constexpr int STEP = decltype(step)::VALUE;
+        for_chunk_elements(table, chunk_of(table, index), [&]<int STEP>(float *const *operand, int64_t i) {
             lanes<STEP> value = load<STEP>(operand[0] + i), average = load<STEP>(operand[1] + i);
             for (int j = 0; j < STEP; j++)
                 average.value[j] = decay * average.value[j] + rest * value.value[j];
@@ -159,8 +157,7 @@ __global__ void squares_of_chunks(const array_table table, double *partial)
     SHARED(double, shared, WARP);
     for (int64_t index = blockIdx.x; index < chunks_in(table); index += gridDim.x) {
         double sum = 0;
-        for_chunk_elements(table, chunk_of(table, index), [&](float *const *operand, int64_t i, auto step) {
-            constexpr int STEP = decltype(step)::VALUE;
+        for_chunk_elements(table, chunk_of(table, index), [&]<int STEP>(float *const *operand, int64_t i) {
             lanes<STEP> value = load<STEP>(operand[0] + i);
             for (int j = 0; j < STEP; j++) sum += (double)value.value[j] * value.value[j];
         });
@@ -205,8 +202,8 @@ double sum_of_squares_cuda(struct backend *backend, int count, const struct trai
 __global__ void copy_arrays(const array_table table)
 {
     for (int64_t index = blockIdx.x; index < chunks_in(table); index += gridDim.x)
-        for_chunk_elements(table, chunk_of(table, index), [&](float *const *operand, int64_t i, auto step) {
-            store(operand[1] + i, load<decltype(step)::VALUE>(operand[0] + i));
+        for_chunk_elements(table, chunk_of(table, index), [&]<int STEP>(float *const *operand, int64_t i) {
+            store(operand[1] + i, load<STEP>(operand[0] + i));
         });
 }
 

@@ -802,7 +802,9 @@ static const struct op squared_error = {"squared_error", squared_error_declare, 
                                         squared_error_forward, squared_error_backward};
 
 /* ---- the cases. Sizes above 512 channels are more than one tile of the CPU's kernels, more than 256 tokens
- * more than one size of chunk, more than 16384 elements are shared out among threads. */
+ * more than one size of chunk, more than 16384 elements are shared out among threads. A GPU's kernels take
+ * rows of multiples of 8 channels in vectors, and sum more than 4096 elements of a sample or 32 tokens in
+ * parts. */
 static const struct op_case cases[] = {
     {&linear, "one row", {.B = 1, .T = 1, .C = 5, .O = 3}},
     {&linear, "bias", {.B = 2, .T = 13, .C = 7, .O = 9, .bias = true}},
@@ -911,6 +913,7 @@ static const struct op_case cases[] = {
     {&geglu, "no gate", {.B = 2, .T = 13, .C = 6}},
     {&geglu, "one sample", {.B = 1, .T = 77, .C = 9, .gates = 3}},
     {&geglu, "wide", {.B = 2, .T = 300, .C = 1030, .gates = 10}},
+    {&geglu, "vectors across gate entries", {.B = 3, .T = 77, .C = 120, .gates = 10}},
 
     {&activation, "SiLU", {.B = 2, .T = 13, .C = 7, .kind = ACTIVATION_SILU}},
     {&activation, "GELU by erf", {.B = 2, .T = 13, .C = 7, .kind = ACTIVATION_GELU_ERF}},
@@ -928,9 +931,11 @@ static const struct op_case cases[] = {
     {&depth_mix, "one sample", {.B = 1, .T = 13, .C = 7, .gates = 1}},
     {&depth_mix, "no gate", {.B = 2, .T = 3, .C = 7}},
     {&depth_mix, "long", {.B = 3, .T = 77, .C = 111, .gates = 1}},
+    {&depth_mix, "long, vectors", {.B = 3, .T = 77, .C = 112, .gates = 1}},
 
     {&concat, "small", {.B = 1, .T = 1, .C = 3, .O = 5}},
     {&concat, "long", {.B = 2, .T = 77, .C = 111, .O = 40}},
+    {&concat, "vectors", {.B = 2, .T = 77, .C = 24, .O = 40}},
     {&upsample, "twice", {.B = 2, .H = 3, .W = 5, .C = 7, .y_height = 6, .y_width = 10}},
     {&upsample, "odd", {.B = 1, .H = 3, .W = 4, .C = 5, .y_height = 7, .y_width = 9}},
     {&upsample, "smaller and larger", {.B = 2, .H = 7, .W = 3, .C = 3, .y_height = 4, .y_width = 11}},
@@ -959,6 +964,17 @@ static const struct op_case cases[] = {
       .kernel_width = 3,
       .geometry = {1, 1, 1, 1, 1},
       .offset = -9}},
+    {&pool,
+     "largest, vectors",
+     {.B = 2,
+      .H = 6,
+      .W = 5,
+      .C = 16,
+      .y_height = 3,
+      .y_width = 3,
+      .kernel_height = 3,
+      .kernel_width = 2,
+      .geometry = {2, 1, 0, 0, 1}}},
     {&pool,
      "mean, padded",
      {.B = 2,
@@ -1014,10 +1030,12 @@ static const struct op_case cases[] = {
     {&timestep_embedding, "odd", {.B = 1, .C = 7, .flip = true, .tolerance = 30}},
     {&embedding, "small", {.B = 1, .T = 1, .C = 3, .entries = 2}},
     {&embedding, "repeated ids", {.B = 3, .T = 77, .C = 130, .entries = 11}},
+    {&embedding, "vectors, few ids repeated", {.B = 2, .T = 35, .C = 264, .entries = 150}},
     {&masked_mean, "small", {.B = 1, .T = 13, .C = 3}},
     {&masked_mean, "long", {.B = 3, .T = 77, .C = 600}},
     {&squared_error, "small", {.B = 1, .T = 1, .C = 3}},
     {&squared_error, "long", {.B = 3, .T = 77, .C = 111}},
+    {&squared_error, "long, vectors", {.B = 3, .T = 77, .C = 112}},
 };
 
 /* ---- running a case */
@@ -1333,15 +1351,13 @@ static void test_bf16(void **state)
 /* ---- what the table has no room for */
 
 /* y may be one of the inputs */
-static void test_in_place(void **state)
+static void in_place_on(struct backend *backend)
 {
-    (void)state;
     const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16};
     for (int i = 0; i < 2; i++) {
         struct op_case tests[] = {{&add, "", {.B = 3, .T = 77, .C = 111}},
                                   {&scale, "", {.B = 3, .T = 77, .C = 111, .number = 0.3f}}};
         for (int j = 0; j < 2; j++) {
-            struct backend *backend = backend_open(BACKEND_CPU);
             struct run run;
             run_open(&run, backend, &tests[j], dtypes[i]);
             tests[j].op->forward(&run);
@@ -1355,9 +1371,9 @@ static void test_in_place(void **state)
             free(apart);
             free(in_place);
             run_close(&run);
-            backend_close(backend);
         }
     }
+    backend_close(backend);
 }
 
 /* Statistics of values that are large against their deviation: the mean to its last digit (half of which is
@@ -1387,18 +1403,10 @@ static void statistics_on(struct backend *backend)
     backend_close(backend);
 }
 
-static void test_statistics(void **state)
-{
-    (void)state;
-    on_every_backend(statistics_on);
-}
-
 /* A sample without any visible token has the mean 0 and no gradient. */
-static void test_masked_mean_of_nothing(void **state)
+static void masked_mean_of_nothing_on(struct backend *backend)
 {
-    (void)state;
     struct op_case test = {&masked_mean, "", {.B = 2, .T = 5, .C = 3}};
-    struct backend *backend = backend_open(BACKEND_CPU);
     struct run run;
     run_open(&run, backend, &test, DTYPE_F32);
     for (int t = 0; t < 5; t++) run.in[MEAN_MASK].value[t] = 0;
@@ -1466,14 +1474,14 @@ static void not_finite_on(struct backend *backend)
     backend_close(backend);
 }
 
-static void test_not_finite(void **state)
-{
-    (void)state;
-    on_every_backend(not_finite_on);
-}
-
-/* Two arrays, of which one is small: what a slot takes, on the host and on the backend. */
-enum { TRAINED = 40001, SMALL = 5, TRAINED_ARRAYS = 2, TRAINED_ALL = TRAINED + SMALL };
+/* What a slot takes, on the host and on the backend: a large array and small ones, more than a GPU's kernels
+ * take in a launch. */
+enum {
+    TRAINED = 40001,
+    SMALL = 5,
+    TRAINED_ARRAYS = 90,
+    TRAINED_ALL = TRAINED + (TRAINED_ARRAYS - 1) * SMALL
+};
 
 struct trained {
     struct backend *backend;
@@ -1492,7 +1500,8 @@ enum { MEMBERS = 5 };
 
 static void trained_open(struct trained *trained, struct backend *backend)
 {
-    *trained = (struct trained){.backend = backend, .arrays = {{.count = TRAINED}, {.count = SMALL}}};
+    *trained = (struct trained){.backend = backend};
+    for (int i = 0; i < TRAINED_ARRAYS; i++) trained->arrays[i].count = i == 0 ? TRAINED : SMALL;
     for (int i = 0; i < TRAINED_ARRAYS; i++)
         for (int member = 0; member < MEMBERS; member++)
             *member_of(&trained->arrays[i], member) =
@@ -1648,6 +1657,30 @@ static void bucket_on(struct backend *backend)
     backend->ops->memory_free(backend, packed, bytes);
     free(gradient), free(found);
     trained_close(&trained);
+}
+
+static void test_in_place(void **state)
+{
+    (void)state;
+    on_every_backend(in_place_on);
+}
+
+static void test_statistics(void **state)
+{
+    (void)state;
+    on_every_backend(statistics_on);
+}
+
+static void test_masked_mean_of_nothing(void **state)
+{
+    (void)state;
+    on_every_backend(masked_mean_of_nothing_on);
+}
+
+static void test_not_finite(void **state)
+{
+    (void)state;
+    on_every_backend(not_finite_on);
 }
 
 static void test_adamw(void **state)
