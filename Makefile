@@ -35,9 +35,10 @@ Q         = $(if $(V),,@)
 # ---- sources
 SOURCES  := $(sort $(wildcard src/*/*.c src/*/*/*.c))
 SWITCHES := src/tensor/backend.c src/tensor/device.c
+EMULATED := $(if $(EMULATOR),$(patsubst test/emulator/%.cpp,$(BUILD)/emulator/%.o,$(filter-out test/emulator/test_%,$(sort $(wildcard test/emulator/*.cpp)))))
 OBJECTS  := $(patsubst src/%.c,$(HOST)/%.o,$(filter-out $(SWITCHES),$(SOURCES))) $(SWITCHES:src/%.c=$(BUILD)/%.o) \
             $(if $(CUDA)$(EMULATOR),$(patsubst cuda/%.cu,$(BUILD)/cuda/%.o,$(sort $(wildcard cuda/*.cu)))) \
-            $(if $(EMULATOR),$(patsubst test/emulator/%.cpp,$(BUILD)/emulator/%.o,$(sort $(filter-out test/emulator/test_%,$(wildcard test/emulator/*.cpp)))))
+            $(EMULATED)
 TESTS    := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/*/test_*.c)))
 SUPPORT  := $(patsubst test/%.c,$(HOST)/test/%.o,$(sort $(wildcard test/support/*.c)))
 HARNESSES := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/fuzz/fuzz_*.c)))
@@ -81,6 +82,11 @@ $(BUILD)/cuda/%.o: cuda/%.cu
 $(BUILD)/emulator/%.o: test/emulator/%.cpp
 	@mkdir -p $(@D); echo "  c++     $<"
 	$(Q)$(CXX) $(EMULATORFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZERS)) -c -o $@ $<
+
+# Of the emulator alone.
+$(BUILD)/test/emulator/test_%: test/emulator/test_%.cpp $(EMULATED)
+	@mkdir -p $(@D); echo "  test    $@"
+	$(Q)$(CXX) $(EMULATORFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZERS)) -o $@ $^ -lcmocka
 else
 $(BUILD)/cuda/%.o: cuda/%.cu
 	@mkdir -p $(@D); echo "  nvcc    $<"

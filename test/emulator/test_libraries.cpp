@@ -63,20 +63,38 @@ static void *device_new(size_t bytes)
     return device;
 }
 
+/* Of all calls here. */
+static cudaStream_t stream;
+
 static void synchronize(void)
 {
-    assert_int_equal(cudaStreamSynchronize(nullptr), cudaSuccess);
+    assert_int_equal(cudaStreamSynchronize(stream), cudaSuccess);
 }
 
-/* Asks for `count` bytes before it copies, and waits. */
-static void copy(void *to, const void *from, size_t count, enum cudaMemcpyKind kind)
+static void upload(void *device, const std::vector<char> &bytes)
 {
-    assert_int_equal(cudaMemcpyAsync(to, from, count, kind, nullptr), cudaSuccess);
+    void *pinned;
+    assert_int_equal(cudaMallocHost(&pinned, bytes.size()), cudaSuccess);
+    memcpy(pinned, bytes.data(), bytes.size());
+    assert_int_equal(cudaMemcpyAsync(device, pinned, bytes.size(), cudaMemcpyHostToDevice, stream),
+                     cudaSuccess);
     synchronize();
+    cudaFreeHost(pinned);
 }
 
-/* A copy in device memory of its own, `skip` elements behind its beginning. */
-static char *to_device(const struct values &values, int64_t skip = 0)
+static std::vector<char> download(const void *device, size_t count)
+{
+    void *pinned;
+    assert_int_equal(cudaMallocHost(&pinned, count), cudaSuccess);
+    assert_int_equal(cudaMemcpyAsync(pinned, device, count, cudaMemcpyDeviceToHost, stream), cudaSuccess);
+    synchronize();
+    std::vector<char> bytes(static_cast<char *>(pinned), static_cast<char *>(pinned) + count);
+    cudaFreeHost(pinned);
+    return bytes;
+}
+
+/* A copy in device memory of its own. */
+static char *to_device(const struct values &values)
 {
     size_t size = bytes_of(values.bits), count = values.data.size();
     std::vector<char> raw(count * size);
@@ -85,16 +103,15 @@ static char *to_device(const struct values &values, int64_t skip = 0)
         memcpy(&raw[i * size], (const char *)&value + (4 - size),
                size); // bf16: the upper half, little-endian
     }
-    char *device = static_cast<char *>(device_new(((size_t)skip + count) * size)) + (size_t)skip * size;
-    copy(device, raw.data(), raw.size(), cudaMemcpyHostToDevice);
+    char *device = static_cast<char *>(device_new(count * size));
+    upload(device, raw);
     return device;
 }
 
 static struct values from_device(const void *device, int64_t count, int bits)
 {
     size_t size = bytes_of(bits);
-    std::vector<char> raw((size_t)count * size);
-    copy(raw.data(), device, raw.size(), cudaMemcpyDeviceToHost);
+    std::vector<char> raw = download(device, (size_t)count * size);
     struct values values = {std::vector<double>((size_t)count), bits};
     for (size_t i = 0; i < (size_t)count; i++) {
         float value = 0;
@@ -251,7 +268,7 @@ static void multiply(const struct product_call &call)
     assert_int_equal(cublasLtMatmul(call.handle, call.operation, &call.alpha, call.data_a, call.layouts[0],
                                     call.data_b, call.layouts[1], &call.beta, call.data_c, call.layouts[2],
                                     call.data_d, call.layouts[3], &call.found.algo, call.data_workspace,
-                                    call.found.workspaceSize, nullptr),
+                                    call.found.workspaceSize, stream),
                      CUBLAS_STATUS_SUCCESS);
     synchronize();
 }
@@ -572,7 +589,7 @@ static void test_wrong_attributes(void **)
         find(call);
         cublasLtMatmul(call.handle, call.operation, on_device, call.data_a, call.layouts[0], call.data_b,
                        call.layouts[1], &alpha, call.data_c, call.layouts[2], call.data_d, call.layouts[3],
-                       &call.found.algo, call.data_workspace, call.found.workspaceSize, nullptr);
+                       &call.found.algo, call.data_workspace, call.found.workspaceSize, stream);
     });
 }
 
@@ -628,7 +645,7 @@ static void describe(struct convolution_call &call)
 {
     const struct convolution_shape &s = call.shape;
     cudnnCreate(&call.handle);
-    cudnnSetStream(call.handle, nullptr);
+    cudnnSetStream(call.handle, stream);
     cudnnCreateTensorDescriptor(&call.x);
     cudnnCreateTensorDescriptor(&call.y);
     cudnnCreateFilterDescriptor(&call.w);
@@ -952,9 +969,9 @@ static void test_work_is_queued(void **)
     find(call);
     cublasLtMatmul(call.handle, call.operation, &call.alpha, call.data_a, call.layouts[0], call.data_b,
                    call.layouts[1], &call.beta, call.data_c, call.layouts[2], call.data_d, call.layouts[3],
-                   &call.found.algo, call.data_workspace, call.found.workspaceSize, nullptr);
+                   &call.found.algo, call.data_workspace, call.found.workspaceSize, stream);
     call.alpha = 7; // was taken at the call
-    cudaMemsetAsync(call.data_d, 0, values.d.data.size() * 4, nullptr);
+    cudaMemsetAsync(call.data_d, 0, values.d.data.size() * 4, stream);
     struct values after = from_device(call.data_d, (int64_t)values.d.data.size(), BITS_FP32);
     for (double value : after.data) assert_true(value == 0);
     struct values workspace = from_device(call.data_workspace, 4, BITS_FP32);
@@ -970,5 +987,6 @@ int main(void)
         cmocka_unit_test(test_convolutions),       cmocka_unit_test(test_convolution_algorithms),
         cmocka_unit_test(test_wrong_convolutions), cmocka_unit_test(test_work_is_queued),
     };
+    cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }
