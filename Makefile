@@ -28,7 +28,7 @@ SANITIZERS = address,undefined
 NVCCFLAGS = -std=c++20 -O3 -lineinfo -Isrc -Icuda $(foreach arch,$(CUDA_ARCH),-gencode arch=compute_$(arch),code=sm_$(arch)) \
             -gencode arch=compute_$(lastword $(CUDA_ARCH)),code=compute_$(lastword $(CUDA_ARCH)) \
             -Xcompiler -Wall,-Wextra $(if $(WERROR),-Werror all-warnings) -MMD -MP
-EMULATORFLAGS = -std=c++20 -Wall -Wextra $(if $(WERROR),-Werror) -O2 -g -MMD -MP -Itest/emulator/include -Itest/emulator -Isrc -Icuda
+EMULATORFLAGS = -std=c++20 -Wall -Wextra $(if $(WERROR),-Werror) -O2 -g -march=$(strip $(ARCH)) -MMD -MP -Itest/emulator/include -Itest/emulator -Isrc -Icuda
 comma    := ,
 Q         = $(if $(V),,@)
 
