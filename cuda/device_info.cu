@@ -29,9 +29,9 @@ char *cuda_device_text(int device)
 
 bool cuda_device_has_bf16(int device)
 {
-    int major;
-    CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    return major >= 8;
+    cudaDeviceProp properties;
+    CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+    return properties.major >= 8;
 }
 
 char *cuda_device_bus(int device)

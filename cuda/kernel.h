@@ -140,7 +140,7 @@ inline __host__ __device__ int64_t chunks_of(int64_t elements)
 __device__ inline chunk chunk_at(int64_t index, int64_t sample, int64_t inside, int64_t elements)
 {
     int64_t first = inside * CHUNK, rest = elements - first;
-    return {index, sample, first, (int)(rest < CHUNK ? rest : CHUNK)};
+    return {index, sample, first, (int)(rest < CHUNK ? rest : (int64_t)CHUNK)};
 }
 
 /* Calls work(chunk) for this block's chunks of `samples` of `elements` each. */

@@ -12,7 +12,7 @@
 struct emulator_extent {
     int64_t x, y, z;
     emulator_extent(dim3 size) : x(size.x), y(size.y), z(size.z) {}
-    template <class Number, class = std::enable_if_t<std::is_integral_v<Number>>>
+    template <class Number, class = std::enable_if_t<std::is_integral_v<Number> || std::is_enum_v<Number>>>
     emulator_extent(Number size) : x((int64_t)size), y(1), z(1)
     {
     }

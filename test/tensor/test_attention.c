@@ -1,8 +1,9 @@
-/* Attention of the CPU backend against plain loops in fp64: self and cross, masks, gates (zero among them),
+/* Attention of every backend against plain loops in fp64: self and cross, masks, gates (zero among them),
  * any number of tokens; gradients also against finite differences. */
 #include "base/check.h"
 #include "base/random.h"
 #include "support/failing_check.h"
+#include "support/mirrored.h"
 #include "tensor/cpu/cpu_backend.h"
 #include "tensor/op.h"
 
@@ -218,38 +219,29 @@ static void plain_gradients_are_derivatives(void **state)
 }
 
 /* ---- the backend */
-static struct tensor tensor_of(struct backend *backend, enum dtype dtype, int64_t a, int64_t b, int64_t c,
-                               const double *values)
+static struct mirrored mirrored_of(struct backend *backend, enum dtype dtype, int64_t a, int64_t b, int64_t c,
+                                   const double *values)
 {
-    struct tensor tensor = {.dtype = dtype, .rank = 3, .dim = {a, b, c, 1}};
-    tensor.data = backend->ops->memory_new(backend, tensor_bytes(&tensor));
-    for (int64_t i = 0; values && i < a * b * c; i++)
-        if (dtype == DTYPE_BF16)
-            ((uint16_t *)tensor.data)[i] = bf16_from_float((float)values[i]);
-        else
-            ((float *)tensor.data)[i] = (float)values[i];
-    return tensor;
+    struct mirrored mirrored = mirrored_new(backend, dtype, 3, (int64_t[]){a, b, c});
+    for (int64_t i = 0; values && i < a * b * c; i++) mirrored_set(&mirrored, i, values[i]);
+    mirrored_put(backend, &mirrored);
+    return mirrored;
 }
 
-static double at(const struct tensor *tensor, int64_t i)
-{
-    return tensor->dtype == DTYPE_BF16 ? (double)float_from_bf16(((uint16_t *)tensor->data)[i])
-                                       : (double)((float *)tensor->data)[i];
-}
-
-static void assert_close(const char *what, const struct tensor *tensor, const double *expected,
+static void assert_close(const char *what, const struct mirrored *found, const double *expected,
                          double tolerance)
 {
     double largest = 1;
-    for (int64_t i = 0; i < tensor_count(tensor); i++) largest = fmax(largest, fabs(expected[i]));
-    for (int64_t i = 0; i < tensor_count(tensor); i++)
-        if (!(fabs(at(tensor, i) - expected[i]) <= tolerance * largest))
-            fail_msg("%s[%ld]: %.9g, expected %.9g, largest %.3g", what, (long)i, at(tensor, i), expected[i],
-                     largest);
+    int64_t count = tensor_count(&found->tensor);
+    for (int64_t i = 0; i < count; i++) largest = fmax(largest, fabs(expected[i]));
+    for (int64_t i = 0; i < count; i++)
+        if (!(fabs(mirrored_at(found, i) - expected[i]) <= tolerance * largest))
+            fail_msg("%s[%ld]: %.9g, expected %.9g, largest %.3g", what, (long)i, mirrored_at(found, i),
+                     expected[i], largest);
 }
 
 struct tensors {
-    struct tensor q, kv, mask, bias, gates, y, log_sum, dy, dq, dkv, dgates;
+    struct mirrored q, kv, mask, bias, gates, y, log_sum, dy, dq, dkv, dgates;
     struct gate gate;
 };
 
@@ -260,64 +252,77 @@ static struct tensors tensors_new(struct backend *backend, enum dtype dtype, con
     for (int64_t i = 0; v->gate && i < v->samples * heads; i++)
         gates[i / heads * entries + GATE_ENTRIES_BEFORE + i % heads] = v->gate[i];
     struct tensors t = {
-        .q = tensor_of(backend, dtype, v->samples, v->queries, v->q_stride, v->q),
-        .kv = tensor_of(backend, dtype, v->samples, v->keys, v->kv_stride, v->kv),
-        .mask = tensor_of(backend, DTYPE_F32, v->samples, v->keys, 1, v->mask),
-        .bias = tensor_of(backend, DTYPE_F32, v->bias_heads, v->queries, v->keys, v->bias),
-        .gates = tensor_of(backend, DTYPE_F32, v->samples, entries, 1, gates),
-        .y = tensor_of(backend, dtype, v->samples, v->queries, heads * v->attention.head_size, NULL),
-        .log_sum = tensor_of(backend, DTYPE_F32, v->samples, heads, v->queries, NULL),
-        .dy = tensor_of(backend, dtype, v->samples, v->queries, heads * v->attention.head_size, v->dy),
-        .dq = tensor_of(backend, dtype, v->samples, v->queries, v->q_stride, NULL),
-        .dkv = tensor_of(backend, dtype, v->samples, v->keys, v->kv_stride, NULL),
-        .dgates = tensor_of(backend, DTYPE_F32, v->samples, entries, 1, NULL),
+        .q = mirrored_of(backend, dtype, v->samples, v->queries, v->q_stride, v->q),
+        .kv = mirrored_of(backend, dtype, v->samples, v->keys, v->kv_stride, v->kv),
+        .mask = mirrored_of(backend, DTYPE_F32, v->samples, v->keys, 1, v->mask),
+        .bias = mirrored_of(backend, DTYPE_F32, v->bias_heads, v->queries, v->keys, v->bias),
+        .gates = mirrored_of(backend, DTYPE_F32, v->samples, entries, 1, gates),
+        .y = mirrored_of(backend, dtype, v->samples, v->queries, heads * v->attention.head_size, NULL),
+        .log_sum = mirrored_of(backend, DTYPE_F32, v->samples, heads, v->queries, NULL),
+        .dy = mirrored_of(backend, dtype, v->samples, v->queries, heads * v->attention.head_size, v->dy),
+        .dq = mirrored_of(backend, dtype, v->samples, v->queries, v->q_stride, NULL),
+        .dkv = mirrored_of(backend, dtype, v->samples, v->keys, v->kv_stride, NULL),
+        .dgates = mirrored_of(backend, DTYPE_F32, v->samples, entries, 1, NULL),
     };
-    t.mask.rank = t.gates.rank = t.dgates.rank = 2;
+    t.mask.tensor.rank = t.gates.tensor.rank = t.dgates.tensor.rank = 2;
     free(gates);
     return t;
 }
 
 static void tensors_free(struct backend *backend, struct tensors *t)
 {
-    struct tensor *all[] = {&t->q,       &t->kv, &t->mask, &t->bias, &t->gates, &t->y,
-                            &t->log_sum, &t->dy, &t->dq,   &t->dkv,  &t->dgates};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        backend->ops->memory_free(backend, all[i]->data, tensor_bytes(all[i]));
+    struct mirrored *all[] = {&t->q,       &t->kv, &t->mask, &t->bias, &t->gates, &t->y,
+                              &t->log_sum, &t->dy, &t->dq,   &t->dkv,  &t->dgates};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) mirrored_free(backend, all[i]);
 }
 
 static struct gate gate_of(struct tensors *t, const struct values *v)
 {
-    return v->gate ? (struct gate){&t->gates, GATE_ENTRIES_BEFORE, v->attention.heads} : (struct gate){0};
+    return v->gate ? (struct gate){&t->gates.tensor, GATE_ENTRIES_BEFORE, v->attention.heads}
+                   : (struct gate){0};
 }
 
 static void forward(struct backend *backend, struct tensors *t, const struct values *v)
 {
     struct attention attention = v->attention;
-    attention.bias = v->bias ? &t->bias : NULL;
-    backend->ops->attention_forward(backend, &attention, &t->q, v->self ? &t->q : &t->kv,
-                                    v->mask ? &t->mask : NULL, gate_of(t, v), &t->y, &t->log_sum);
+    attention.bias = v->bias ? &t->bias.tensor : NULL;
+    backend->ops->attention_forward(backend, &attention, &t->q.tensor, v->self ? &t->q.tensor : &t->kv.tensor,
+                                    v->mask ? &t->mask.tensor : NULL, gate_of(t, v), &t->y.tensor,
+                                    &t->log_sum.tensor);
+    mirrored_get(backend, &t->y);
+    mirrored_get(backend, &t->log_sum);
 }
 
 /* What the caller does not want is NULL. */
 static void backward(struct backend *backend, struct tensors *t, const struct values *v, bool q, bool kv,
                      bool gate)
 {
-    struct tensor *dkv = v->self ? &t->dq : &t->dkv;
-    backend->ops->attention_backward(backend, &v->attention, &t->q, v->self ? &t->q : &t->kv,
-                                     v->mask ? &t->mask : NULL, gate_of(t, v), &t->y, &t->log_sum, &t->dy,
-                                     q ? &t->dq : NULL, kv ? dkv : NULL, gate ? &t->dgates : NULL);
+    struct tensor *dkv = v->self ? &t->dq.tensor : &t->dkv.tensor;
+    backend->ops->attention_backward(
+        backend, &v->attention, &t->q.tensor, v->self ? &t->q.tensor : &t->kv.tensor,
+        v->mask ? &t->mask.tensor : NULL, gate_of(t, v), &t->y.tensor, &t->log_sum.tensor, &t->dy.tensor,
+        q ? &t->dq.tensor : NULL, kv ? dkv : NULL, gate ? &t->dgates.tensor : NULL);
+    mirrored_get(backend, &t->dq);
+    mirrored_get(backend, &t->dkv);
+    mirrored_get(backend, &t->dgates);
+}
+
+static void fill(struct backend *backend, struct mirrored *mirrored, double value)
+{
+    for (int64_t i = 0; i < tensor_count(&mirrored->tensor); i++) mirrored_set(mirrored, i, value);
+    mirrored_put(backend, mirrored);
 }
 
 static void check_gradients(struct backend *backend, struct tensors *t, const struct values *v,
                             double tolerance)
 {
-    for (int64_t i = 0; i < tensor_count(&t->dgates); i++) ((float *)t->dgates.data)[i] = 0.5f;
+    fill(backend, &t->dgates, 0.5);
     backward(backend, t, v, true, true, v->gate);
     assert_close("dq", &t->dq, v->dq, tolerance);
     if (!v->self) assert_close("dkv", &t->dkv, v->dkv, tolerance);
-    double *dgates = zeros(tensor_count(&t->dgates));
-    int64_t heads = v->attention.heads, entries = t->dgates.dim[1];
-    for (int64_t i = 0; i < tensor_count(&t->dgates); i++) dgates[i] = 0.5;
+    int64_t heads = v->attention.heads, entries = t->dgates.tensor.dim[1];
+    double *dgates = zeros(v->samples * entries);
+    for (int64_t i = 0; i < v->samples * entries; i++) dgates[i] = 0.5;
     for (int64_t i = 0; v->gate && i < v->samples * heads; i++)
         dgates[i / heads * entries + GATE_ENTRIES_BEFORE + i % heads] += v->dgate[i];
     assert_close("dgates", &t->dgates, dgates, tolerance);
@@ -379,15 +384,16 @@ static void unwanted_gradients_may_be_null(void **state)
     backward(backend, &t, &v, true, false, false);
     assert_close("dq", &t.dq, v.dq, tolerance_of(DTYPE_F32));
     assert_close("dkv", &t.dkv, none, 0);
-    memset(t.dq.data, 0, tensor_bytes(&t.dq));
+    fill(backend, &t.dq, 0);
     backward(backend, &t, &v, false, true, false);
     assert_close("dkv", &t.dkv, v.dkv, tolerance_of(DTYPE_F32));
     assert_close("dq", &t.dq, none, 0);
     assert_close("dgates", &t.dgates, none, 0);
     backward(backend, &t, &v, false, false, true);
     for (int64_t i = 0; i < v.samples * v.attention.heads; i++) {
-        int64_t entry = i / v.attention.heads * t.dgates.dim[1] + GATE_ENTRIES_BEFORE + i % v.attention.heads;
-        assert_true(fabs(at(&t.dgates, entry) - v.dgate[i]) < 1e-4);
+        int64_t entry =
+            i / v.attention.heads * t.dgates.tensor.dim[1] + GATE_ENTRIES_BEFORE + i % v.attention.heads;
+        assert_true(fabs(mirrored_at(&t.dgates, entry) - v.dgate[i]) < 1e-4);
     }
     free(none);
     tensors_free(backend, &t);
@@ -400,13 +406,13 @@ static void other_columns_are_left_alone(void **state)
     struct backend *backend = *state;
     struct values v = values_new((struct shape){1, 2, 4, 9, 7, false, false, 0, 0}, false);
     struct tensors t = tensors_new(backend, DTYPE_F32, &v);
-    for (int64_t i = 0; i < q_count(&v); i++) ((float *)t.dq.data)[i] = 7;
-    for (int64_t i = 0; i < kv_count(&v); i++) ((float *)t.dkv.data)[i] = 7;
+    fill(backend, &t.dq, 7);
+    fill(backend, &t.dkv, 7);
     forward(backend, &t, &v);
     backward(backend, &t, &v, true, true, false);
-    for (int64_t row = 0; row < v.queries; row++) assert_true(at(&t.dq, row * v.q_stride) == 7);
+    for (int64_t row = 0; row < v.queries; row++) assert_true(mirrored_at(&t.dq, row * v.q_stride) == 7);
     for (int64_t row = 0; row < v.keys; row++)
-        for (int64_t c = 8; c < 11; c++) assert_true(at(&t.dkv, row * v.kv_stride + c) == 7);
+        for (int64_t c = 8; c < 11; c++) assert_true(mirrored_at(&t.dkv, row * v.kv_stride + c) == 7);
     tensors_free(backend, &t);
     values_free(&v);
 }
@@ -417,18 +423,19 @@ static void sample_does_not_depend_on_the_others(void **state)
     struct backend *backend = *state;
     struct values v = values_new((struct shape){3, 4, 16, 64, 0, false, false, 1, 0}, false);
     struct tensors t = tensors_new(backend, DTYPE_F32, &v);
-    size_t y = tensor_bytes(&t.y) / 3, dq = tensor_bytes(&t.dq) / 3, q = tensor_bytes(&t.q) / 3;
+    size_t y = tensor_bytes(&t.y.tensor) / 3, dq = tensor_bytes(&t.dq.tensor) / 3, q = dq;
     char *before = check_malloc(y + dq);
     for (int round = 0; round < 2; round++) {
         forward(backend, &t, &v);
         backward(backend, &t, &v, true, true, true);
         if (round == 1) {
-            assert_memory_equal(before, t.y.data, y);
-            assert_memory_equal(before + y, t.dq.data, dq);
+            assert_memory_equal(before, t.y.host, y);
+            assert_memory_equal(before + y, t.dq.host, dq);
         }
-        memcpy(before, t.y.data, y);
-        memcpy(before + y, t.dq.data, dq);
-        memset((char *)t.q.data + q, 0x3f, 2 * q);
+        memcpy(before, t.y.host, y);
+        memcpy(before + y, t.dq.host, dq);
+        memset((char *)t.q.host + q, 0x3f, 2 * q);
+        mirrored_put(backend, &t.q);
     }
     free(before);
     tensors_free(backend, &t);
@@ -445,11 +452,13 @@ static void hidden_rows_and_nan(void **state)
     struct tensors t = tensors_new(backend, DTYPE_F32, &v);
     forward(backend, &t, &v);
     backward(backend, &t, &v, true, true, false);
-    for (int64_t d = 0; d < 4; d++) assert_true(at(&t.y, d) == 0);
-    for (int64_t i = 0; i < tensor_count(&t.dq); i++) assert_true(isfinite(at(&t.dq, i)));
-    ((float *)t.q.data)[2 * v.q_stride + 1] = NAN; // q of token 2
+    for (int64_t d = 0; d < 4; d++) assert_true(mirrored_at(&t.y, d) == 0);
+    for (int64_t i = 0; i < q_count(&v); i++) assert_true(isfinite(mirrored_at(&t.dq, i)));
+    mirrored_set(&t.q, 2 * v.q_stride + 1, NAN); // q of token 2
+    mirrored_put(backend, &t.q);
     forward(backend, &t, &v);
-    for (int64_t d = 0; d < 4; d++) assert_true(isnan(at(&t.y, 2 * 4 + d)) && isfinite(at(&t.y, 3 * 4 + d)));
+    for (int64_t d = 0; d < 4; d++)
+        assert_true(isnan(mirrored_at(&t.y, 2 * 4 + d)) && isfinite(mirrored_at(&t.y, 3 * 4 + d)));
     tensors_free(backend, &t);
     values_free(&v);
 }
@@ -483,15 +492,17 @@ static void scratch_is_small_and_planned(void **state)
     assert_int_equal(scratch_of(BACKEND_PLAN, 130), scratch_of(BACKEND_CPU, 130));
 }
 
+static enum backend_kind tested; /* of the tests that run on each */
+
 static int open_backend(void **state)
 {
-    *state = backend_open(BACKEND_CPU);
+    *state = backend_open(tested);
     return 0;
 }
 
 static int close_backend(void **state)
 {
-    size_t held = cpu_backend(*state)->bytes;
+    size_t held = ((struct backend *)*state)->bytes;
     backend_close(*state);
     return held == 0 ? 0 : -1;
 }
@@ -538,14 +549,21 @@ static void bias_is_checked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bias_is_checked), // first: it forks
-        cmocka_unit_test(plain_gradients_are_derivatives),
         cmocka_unit_test(attention_is_the_plain_loop),
         cmocka_unit_test(unwanted_gradients_may_be_null),
         cmocka_unit_test(other_columns_are_left_alone),
         cmocka_unit_test(sample_does_not_depend_on_the_others),
         cmocka_unit_test(hidden_rows_and_nan),
+    };
+    const struct CMUnitTest more[] = {
+        cmocka_unit_test(bias_is_checked), // first: it forks
+        cmocka_unit_test(plain_gradients_are_derivatives),
         cmocka_unit_test(scratch_is_small_and_planned),
     };
-    return cmocka_run_group_tests(tests, open_backend, close_backend);
+    int failed = cmocka_run_group_tests_name("checks, plain loops and memory", more, NULL, NULL);
+    failed += cmocka_run_group_tests_name("cpu", tests, open_backend, close_backend);
+    tested = BACKEND_CUDA;
+    if (backend_available(tested))
+        failed += cmocka_run_group_tests_name("cuda", tests, open_backend, close_backend);
+    return failed;
 }

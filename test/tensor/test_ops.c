@@ -1303,6 +1303,12 @@ static void check_first_sample(struct run *run, const struct op *op, const struc
 static const enum backend_kind backend_kinds[] = {BACKEND_CPU, BACKEND_CUDA};
 
 /* `test` closes what it is given. */
+static void on_every_backend(void (*test)(struct backend *backend))
+{
+    for (size_t kind = 0; kind < sizeof backend_kinds / sizeof backend_kinds[0]; kind++)
+        if (backend_available(backend_kinds[kind])) test(backend_open(backend_kinds[kind]));
+}
+
 static void test_case(enum dtype dtype, const struct op_case *test)
 {
     if (test->sizes.fp32_only && dtype != DTYPE_F32) return;
@@ -1651,12 +1657,6 @@ static void bucket_on(struct backend *backend)
     backend->ops->memory_free(backend, packed, bytes);
     free(gradient), free(found);
     trained_close(&trained);
-}
-
-static void on_every_backend(void (*test)(struct backend *backend))
-{
-    for (size_t kind = 0; kind < sizeof backend_kinds / sizeof backend_kinds[0]; kind++)
-        if (backend_available(backend_kinds[kind])) test(backend_open(backend_kinds[kind]));
 }
 
 static void test_in_place(void **state)
