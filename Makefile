@@ -35,11 +35,11 @@ Q         = $(if $(V),,@)
 # ---- sources
 SOURCES  := $(sort $(wildcard src/*/*.c src/*/*/*.c))
 SWITCHES := src/tensor/backend.c src/tensor/device.c
-EMULATED := $(if $(EMULATOR),$(patsubst test/emulator/%.cpp,$(BUILD)/emulator/%.o,$(filter-out test/emulator/test_%,$(sort $(wildcard test/emulator/*.cpp)))))
 OBJECTS  := $(patsubst src/%.c,$(HOST)/%.o,$(filter-out $(SWITCHES),$(SOURCES))) $(SWITCHES:src/%.c=$(BUILD)/%.o) \
             $(if $(CUDA)$(EMULATOR),$(patsubst cuda/%.cu,$(BUILD)/cuda/%.o,$(sort $(wildcard cuda/*.cu)))) \
-            $(EMULATED)
-TESTS    := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/*/test_*.c)))
+            $(if $(EMULATOR),$(patsubst test/emulator/%.cpp,$(BUILD)/emulator/%.o,$(filter-out test/emulator/test_%,$(sort $(wildcard test/emulator/*.cpp)))))
+TESTS    := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/*/test_*.c))) \
+            $(if $(EMULATOR),$(patsubst test/%.cpp,$(BUILD)/test/%,$(sort $(wildcard test/emulator/test_*.cpp))))
 SUPPORT  := $(patsubst test/%.c,$(HOST)/test/%.o,$(sort $(wildcard test/support/*.c)))
 HARNESSES := $(patsubst test/%.c,$(BUILD)/test/%,$(sort $(wildcard test/fuzz/fuzz_*.c)))
 
@@ -82,11 +82,16 @@ $(BUILD)/cuda/%.o: cuda/%.cu
 $(BUILD)/emulator/%.o: test/emulator/%.cpp
 	@mkdir -p $(@D); echo "  c++     $<"
 	$(Q)$(CXX) $(EMULATORFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZERS)) -c -o $@ $<
+$(BUILD)/emulator/mpi.o $(BUILD)/emulator/test_emulator.o: EMULATORFLAGS += $(patsubst -I%,-isystem %,$(CPPFLAGS_LIBS))
 
-# Of the emulator alone.
-$(BUILD)/test/emulator/test_%: test/emulator/test_%.cpp $(EMULATED)
+# The emulator's own tests: kernels and calls that are right, and those that are broken on purpose.
+$(BUILD)/emulator/broken/%.o: test/emulator/broken/%.cu
+	@mkdir -p $(@D); echo "  c++     $<"
+	$(Q)$(CXX) $(EMULATORFLAGS) -fsanitize=thread -x c++ -c -o $@ $<
+
+$(BUILD)/test/emulator/test_%: $(BUILD)/emulator/test_%.o $(patsubst test/%.cu,$(BUILD)/%.o,$(wildcard test/emulator/broken/*.cu)) $(BUILD)/libaptp.a
 	@mkdir -p $(@D); echo "  test    $@"
-	$(Q)$(CXX) $(EMULATORFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZERS)) -o $@ $^ -lcmocka
+	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
 else
 $(BUILD)/cuda/%.o: cuda/%.cu
 	@mkdir -p $(@D); echo "  nvcc    $<"

@@ -21,8 +21,8 @@ run() { # run NAME COMMAND...
     { echo "== $title"; cat "$build/one.log"; } >> "$log"
 }
 wanted() { [ "$only" = "  " ] || case "$only" in *" $1 "*) ;; *) false ;; esac; }
-for source in $(find test -name 'test_*.c' | sort); do
-    name=${source#test/}; name=${name%.c}
+for source in $(find test -name 'test_*.c' | sort) $(case "$build" in *emulator*) ls test/emulator/test_*.cpp ;; esac); do
+    name=${source#test/}; name=${name%.c*}
     wanted "$name" || continue
     case "$name" in
     *_ranks)

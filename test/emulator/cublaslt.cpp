@@ -510,7 +510,7 @@ static std::vector<struct interval> lines_of(const struct matrix *matrix, const 
 {
     int64_t bytes = (int64_t)value_bytes(matrix->type);
     int64_t length = (matrix->row_major ? matrix->columns : matrix->rows) * bytes;
-    int64_t lines = matrix->leading == 0 ? 1 : matrix->row_major ? matrix->rows : matrix->columns;
+    int64_t lines = matrix->row_major ? matrix->rows : matrix->columns;
     std::vector<struct interval> intervals;
     for (int64_t i = 0; i < batch_count; i++)
         for (int64_t line = 0; line < lines; line++) {

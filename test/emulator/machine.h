@@ -109,8 +109,9 @@ void enqueue_change(cudaStream_t stream, std::function<void()> change);
 void drain_streams(void); /* runs all work */
 const char *running_work(void);
 cudaError_t fail_with(cudaError_t error); /* also for cudaGetLastError */
-/* MPI has read and written the memory: work that was asked for before must not touch it any more. */
-void claim_for_mpi(const void *device, size_t bytes);
+/* For MPI: `use` reads and writes the memory now. Work that was asked for before must not touch it any more.
+ */
+void use_at_once(void *device, size_t bytes, const char *what, const std::function<void()> &use);
 
 /* ---- runtime.cpp */
 

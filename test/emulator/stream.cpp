@@ -2,6 +2,7 @@
  * then, and in which order, is as random as the dependencies allow. So a wait that is missing shows. */
 #include "machine.h"
 
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <vector>
@@ -34,9 +35,9 @@ static std::vector<struct CUstream_st *> streams;
 static uint64_t asked; /* items so far */
 static const char *running;
 
-/* Memory that MPI has changed when the items below `number` had been asked for. */
+/* Memory that the host has used, after the items below `number` had been asked for. */
 struct claim {
-    const void *device;
+    uintptr_t address;
     size_t bytes;
     uint64_t number;
 };
@@ -52,19 +53,27 @@ const char *running_work(void)
 static void check_claims(const struct item *item)
 {
     for (const struct claim &claim : claims)
-        if (item->number < claim.number &&
-            memory_touched_since(reinterpret_cast<uintptr_t>(claim.device), claim.bytes, moment.launch))
+        if (item->number < claim.number && memory_touched_since(claim.address, claim.bytes, moment.launch))
             emulator_fail(
-                "work that was asked for before an MPI call uses the call's buffer only now: the host did "
-                "not wait for it");
+                "MPI was given memory that work asked for before uses only now: the host did not wait "
+                "for it");
 }
 
-static void run_work(const struct item *item)
+/* Items that claims are older than are all done. */
+static void drop_claims(void)
 {
-    running = item->what;
+    uint64_t waiting = asked;
+    for (const struct CUstream_st *stream : streams)
+        if (!stream->queue.empty()) waiting = std::min(waiting, stream->queue.front().number);
+    std::erase_if(claims, [=](const struct claim &claim) { return claim.number <= waiting; });
+}
+
+static void run_work(const char *what, const struct item *item, const std::function<void()> &work)
+{
+    running = what;
     moment_begin();
-    item->work();
-    check_claims(item);
+    work();
+    if (item) check_claims(item);
     moment_end();
     running = nullptr;
 }
@@ -76,7 +85,7 @@ static void step(struct CUstream_st *stream)
         stream = stream->queue.front().mark->stream;
     struct item item = std::move(stream->queue.front());
     stream->queue.pop_front();
-    if (item.kind == WORK) run_work(&item);
+    if (item.kind == WORK) run_work(item.what, &item, item.work);
     if (item.kind == CHANGE) item.work();
     if (item.kind == RECORD) item.mark->done = true;
 }
@@ -100,7 +109,7 @@ template <class Done> static void run_until(struct CUstream_st *stream, Done don
     memory_open();
     while (!done()) step(others_too && random_number(2) == 0 ? any_with_work() : stream);
     memory_close();
-    if (!any_with_work()) claims.clear();
+    drop_claims();
 }
 
 static void run_stream(struct CUstream_st *stream)
@@ -141,9 +150,17 @@ void enqueue_change(cudaStream_t stream, std::function<void()> change)
     add_item(stream, {CHANGE, "a change of memory", 0, std::move(change), nullptr});
 }
 
-void claim_for_mpi(const void *device, size_t bytes)
+void use_at_once(void *device, size_t bytes, const char *what, const std::function<void()> &use)
 {
-    if (any_with_work()) claims.push_back({device, bytes, asked});
+    memory_open();
+    run_work(what, nullptr, [&] {
+        emulator_read(device, bytes, what);
+        use();
+        emulator_write(device, bytes, what);
+    });
+    memory_close();
+    claims.push_back({reinterpret_cast<uintptr_t>(device), bytes, asked});
+    drop_claims();
 }
 
 /* ---- the runtime's calls */

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -404,6 +405,11 @@ static void test_products_batch(void **)
     call.b.leading = 12, call.b.stride = 3;
     call.beta = 1;
     check_product("heads side by side", call);
+
+    call = small_product(CUDA_R_32F);
+    call.count = 2, call.c.leading = call.d.leading = 20;
+    call.a.stride = 15, call.b.stride = 21, call.c.stride = call.d.stride = 137;
+    check_product("a batch whose matrices almost touch", call);
 }
 
 /* A call that is refused for a reason while it is described, found an algorithm for, or made. */
@@ -412,11 +418,6 @@ struct wrong_product {
     void (*describe)(struct product_call &); /* changes the description, or NULL */
     void (*change)(struct product_call &);   /* changes the call behind the heuristic, or NULL */
 };
-
-template <class Value> static void set_late(struct product_call &call, int attribute, Value value)
-{
-    set(call, cublasLtMatmulDescAttributes_t(attribute), value);
-}
 
 static const struct wrong_product wrong_products[] = {
     {"leading dimension of A", "leading dimension 4 of A (column-major) is less than its 5 rows",
@@ -487,8 +488,18 @@ static const struct wrong_product wrong_products[] = {
          call.count = 2, call.c.leading = call.d.leading = 20, call.c.stride = call.d.stride = 4;
      },
      nullptr},
+    {"the last column of D that overlaps", "the matrices D of the batch overlap: 117 elements apart",
+     [](struct product_call &call) {
+         call.count = 2, call.c.leading = call.d.leading = 20, call.c.stride = call.d.stride = 117;
+     },
+     nullptr},
     {"matrices D in one place", "the matrices D of the batch overlap: 0 elements apart",
      [](struct product_call &call) { call.count = 2; }, nullptr},
+
+    {"an alignment that is none", "an alignment of 12 bytes for A",
+     [](struct product_call &call) { call.alignment = 12; }, nullptr},
+    {"an alignment less than a value's", "an alignment of 2 bytes for A",
+     [](struct product_call &call) { call.alignment = 2; }, nullptr},
 
     {"workspace too small", "bytes, the algorithm needs", nullptr,
      [](struct product_call &call) { call.found.workspaceSize--; }},
@@ -505,7 +516,7 @@ static const struct wrong_product wrong_products[] = {
     {"less aligned bias", "the bias is not aligned to 16 bytes",
      [](struct product_call &call) { call.bias = true; },
      [](struct product_call &call) {
-         set_late(call, CUBLASLT_MATMUL_DESC_BIAS_POINTER, (const void *)(call.data_bias + 4));
+         set(call, CUBLASLT_MATMUL_DESC_BIAS_POINTER, (const void *)(call.data_bias + 4));
      }},
     {"more aligned than told: the default", "B is not aligned to 256 bytes",
      [](struct product_call &call) { call.alignment = 256; },
@@ -514,9 +525,7 @@ static const struct wrong_product wrong_products[] = {
      [](struct product_call &call) { call.data_b = (const char *)&call; }},
     {"no C", "C is NULL", nullptr, [](struct product_call &call) { call.data_c = nullptr; }},
     {"no bias", "the bias is NULL", [](struct product_call &call) { call.bias = true; },
-     [](struct product_call &call) {
-         set_late(call, CUBLASLT_MATMUL_DESC_BIAS_POINTER, (const void *)nullptr);
-     }},
+     [](struct product_call &call) { set(call, CUBLASLT_MATMUL_DESC_BIAS_POINTER, (const void *)nullptr); }},
     {"algorithm of another shape", "the algorithm was found for a product of other shapes", nullptr,
      [](struct product_call &call) {
          struct product_call other = small_product(CUDA_R_32F);
@@ -529,7 +538,7 @@ static const struct wrong_product wrong_products[] = {
      [](struct product_call &call) {
          call.a = {CUDA_R_32F, 5, 5, 5}, call.b = {CUDA_R_32F, 5, 7, 5};
      },
-     [](struct product_call &call) { set_late(call, CUBLASLT_MATMUL_DESC_TRANSA, (int32_t)CUBLAS_OP_T); }},
+     [](struct product_call &call) { set(call, CUBLASLT_MATMUL_DESC_TRANSA, (int32_t)CUBLAS_OP_T); }},
     {"algorithm that none found", "the algorithm was not made by cuBLASLt", nullptr,
      [](struct product_call &call) { call.found.algo = {}; }},
     {"A that is shorter than said", "A: out of bounds: a read", nullptr,
@@ -545,7 +554,7 @@ static const struct wrong_product wrong_products[] = {
      [](struct product_call &call) { call.bias = true; },
      [](struct product_call &call) {
          const void *bias = to_device(values_new(4, BITS_FP32, 1));
-         set_late(call, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+         set(call, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
      }},
     {"D over A", "D overlaps A", nullptr,
      [](struct product_call &call) { call.data_a = call.data_d + 64, call.data_c = call.data_d; }},
@@ -572,25 +581,108 @@ static void test_wrong_products(void **)
         });
 }
 
-static void test_wrong_attributes(void **)
+static struct product_call described_product(void)
 {
     struct product_call call = small_product(CUDA_R_32F);
+    allocate(call);
     describe(call);
-    assert_defect("size of an attribute", "the attribute has 4 bytes, the value given 8",
-                  [&] { set_late(call, CUBLASLT_MATMUL_DESC_TRANSA, (int64_t)CUBLAS_OP_T); });
-    assert_defect("a layout that is destroyed", "the layout of B was not made by cuBLASLt, or is destroyed",
-                  [&] {
-                      call.layouts[1] = reinterpret_cast<cublasLtMatrixLayout_t>(call.operation);
-                      find(call);
-                  });
-    const float alpha = 1, *on_device = reinterpret_cast<const float *>(to_device({{1}, BITS_FP32}));
-    assert_defect("alpha on the device", "alpha is in device memory", [&] {
-        allocate(call);
-        find(call);
-        cublasLtMatmul(call.handle, call.operation, on_device, call.data_a, call.layouts[0], call.data_b,
-                       call.layouts[1], &alpha, call.data_c, call.layouts[2], call.data_d, call.layouts[3],
-                       &call.found.algo, call.data_workspace, call.found.workspaceSize, stream);
-    });
+    return call;
+}
+
+/* Descriptors that the library does not understand. */
+static void set_and_find(cublasLtMatmulDescAttributes_t attribute, int32_t value)
+{
+    struct product_call call = described_product();
+    set(call, attribute, value);
+    find(call);
+}
+
+static void set_layout_and_find(cublasLtMatrixLayoutAttribute_t attribute, int32_t value)
+{
+    struct product_call call = described_product();
+    cublasLtMatrixLayoutSetAttribute(call.layouts[1], attribute, &value, sizeof value);
+    find(call);
+}
+
+struct wrong_call {
+    const char *label, *reason;
+    void (*make)(void);
+};
+
+static void assert_defects(const struct wrong_call *calls, size_t count)
+{
+    for (size_t i = 0; i < count; i++) assert_defect(calls[i].label, calls[i].reason, calls[i].make);
+}
+
+static const struct wrong_call wrong_product_calls[] = {
+    {"size of an attribute", "the attribute has 4 bytes, the value given 8",
+     [] { set(described_product(), CUBLASLT_MATMUL_DESC_TRANSA, (int64_t)CUBLAS_OP_T); }},
+    {"an attribute without a value", "no value",
+     [] {
+         cublasLtMatmulDescSetAttribute(described_product().operation, CUBLASLT_MATMUL_DESC_TRANSA, nullptr,
+                                        4);
+     }},
+    {"another attribute of a product", "attribute 6 is not one",
+     [] { set(described_product(), cublasLtMatmulDescAttributes_t(6), 0); }},
+    {"another attribute of a layout", "attribute 7 is not one",
+     [] { set_layout_and_find(cublasLtMatrixLayoutAttribute_t(7), 0); }},
+    {"another preference", "attribute 12 is not one",
+     [] {
+         cublasLtMatmulPreference_t preference;
+         uint64_t value = 0;
+         cublasLtMatmulPreferenceCreate(&preference);
+         cublasLtMatmulPreferenceSetAttribute(preference, cublasLtMatmulPreferenceAttributes_t(12), &value,
+                                              sizeof value);
+     }},
+    {"another order", "order 2 of B", [] { set_layout_and_find(CUBLASLT_MATRIX_LAYOUT_ORDER, 2); }},
+    {"different batch counts", "different batch counts",
+     [] { set_layout_and_find(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, 2); }},
+    {"another transform", "operation 3 on A", [] { set_and_find(CUBLASLT_MATMUL_DESC_TRANSA, 3); }},
+    {"another epilogue", "epilogue 2", [] { set_and_find(CUBLASLT_MATMUL_DESC_EPILOGUE, 2); }},
+    {"alpha in device memory, said", "pointer mode 1",
+     [] { set_and_find(CUBLASLT_MATMUL_DESC_POINTER_MODE, CUBLASLT_POINTER_MODE_DEVICE); }},
+    {"a layout that is something else", "the layout of B was not made by cuBLASLt, or is destroyed",
+     [] {
+         struct product_call call = described_product();
+         call.layouts[1] = reinterpret_cast<cublasLtMatrixLayout_t>(call.operation);
+         find(call);
+     }},
+    {"no layout", "the layout of D is NULL",
+     [] {
+         struct product_call call = described_product();
+         call.layouts[3] = nullptr;
+         find(call);
+     }},
+    {"no place for an algorithm", "no place for a result",
+     [] {
+         struct product_call call = described_product();
+         cublasLtMatmulPreference_t preference;
+         cublasLtMatmulPreferenceCreate(&preference);
+         cublasLtMatmulAlgoGetHeuristic(call.handle, call.operation, call.layouts[0], call.layouts[1],
+                                        call.layouts[2], call.layouts[3], preference, 0, &call.found,
+                                        nullptr);
+     }},
+};
+
+static void test_wrong_product_calls(void **)
+{
+    assert_defects(wrong_product_calls, std::size(wrong_product_calls));
+}
+
+/* alpha in device memory, or nowhere. */
+static void test_wrong_alpha(void **)
+{
+    struct product_call call = described_product();
+    find(call);
+    const char *alphas[] = {to_device({{1}, BITS_FP32}), nullptr};
+    const char *reasons[] = {"alpha is in device memory", "alpha is NULL"};
+    for (int i = 0; i < 2; i++)
+        assert_defect("alpha", reasons[i], [&] {
+            cublasLtMatmul(call.handle, call.operation, alphas[i], call.data_a, call.layouts[0], call.data_b,
+                           call.layouts[1], &call.beta, call.data_c, call.layouts[2], call.data_d,
+                           call.layouts[3], &call.found.algo, call.data_workspace, call.found.workspaceSize,
+                           stream);
+        });
 }
 
 /* ---- convolutions */
@@ -959,6 +1051,81 @@ static void test_wrong_convolutions(void **)
         });
 }
 
+/* cudnnGetConvolution2dForwardOutputDim, with what is left out (NULL) undescribed. */
+static void ask_output(bool with_convolution, bool with_x, bool with_filter)
+{
+    struct convolution_call call =
+        convolution_call(FORWARD, small_convolution, CUDNN_DATA_FLOAT, CUDNN_FMA_MATH);
+    describe(call);
+    int n, c, h, w;
+    if (!with_convolution) cudnnCreateConvolutionDescriptor(&call.convolution);
+    if (!with_x) cudnnCreateTensorDescriptor(&call.x);
+    if (!with_filter) cudnnCreateFilterDescriptor(&call.w);
+    cudnnGetConvolution2dForwardOutputDim(call.convolution, call.x, call.w, &n, &c, &h, &w);
+}
+
+static struct convolution_call described_convolution(void)
+{
+    struct convolution_call call =
+        convolution_call(FORWARD, small_convolution, CUDNN_DATA_FLOAT, CUDNN_FMA_MATH);
+    allocate(call);
+    describe(call);
+    return call;
+}
+
+static const struct wrong_call wrong_convolution_calls[] = {
+    {"no handle to destroy", "cudnnDestroy: NULL", [] { cudnnDestroy(nullptr); }},
+    {"a convolution that is not described", "the convolution is not described",
+     [] { ask_output(false, true, true); }},
+    {"x that is not described", "the tensor x is not described", [] { ask_output(true, false, true); }},
+    {"a filter that is not described", "the filter is not described", [] { ask_output(true, true, false); }},
+    {"y that is not described", "the tensor y is not described",
+     [] {
+         struct convolution_call call = described_convolution();
+         cudnnCreateTensorDescriptor(&call.y);
+         find(call);
+     }},
+    {"a tensor that is too large", "2^31 elements or more",
+     [] {
+         cudnnSetTensor4dDescriptor(described_convolution().x, CUDNN_TENSOR_NHWC, CUDNN_DATA_FLOAT, 8192, 512,
+                                    32, 16);
+     }},
+    {"another format", "format 2",
+     [] {
+         cudnnSetTensor4dDescriptor(described_convolution().x, CUDNN_TENSOR_NCHW_VECT_C, CUDNN_DATA_FLOAT, 1,
+                                    1, 1, 1);
+     }},
+    {"negative pads", "pads -1, 0",
+     [] {
+         cudnnSetConvolution2dDescriptor(described_convolution().convolution, -1, 0, 1, 1, 1, 1,
+                                         CUDNN_CROSS_CORRELATION, CUDNN_DATA_FLOAT);
+     }},
+    {"no dilation", "dilations 1, 0",
+     [] {
+         cudnnSetConvolution2dDescriptor(described_convolution().convolution, 0, 0, 1, 1, 1, 0,
+                                         CUDNN_CROSS_CORRELATION, CUDNN_DATA_FLOAT);
+     }},
+    {"no place for an algorithm", "no place for a result",
+     [] {
+         struct convolution_call call = described_convolution();
+         int count;
+         cudnnGetConvolutionForwardAlgorithm_v7(call.handle, call.x, call.w, call.convolution, call.y, 1,
+                                                &count, nullptr);
+     }},
+    {"no handle", "the handle is NULL",
+     [] {
+         struct convolution_call call = described_convolution();
+         find(call);
+         call.handle = nullptr;
+         convolve(call);
+     }},
+};
+
+static void test_wrong_convolution_calls(void **)
+{
+    assert_defects(wrong_convolution_calls, std::size(wrong_convolution_calls));
+}
+
 /* The work is done in the stream's order, on the values that are there then; and the workspace is not kept.
  */
 static void test_work_is_queued(void **)
@@ -981,11 +1148,18 @@ static void test_work_is_queued(void **)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_products),           cmocka_unit_test(test_products_row_major),
-        cmocka_unit_test(test_products_types),     cmocka_unit_test(test_products_batch),
-        cmocka_unit_test(test_wrong_products),     cmocka_unit_test(test_wrong_attributes),
-        cmocka_unit_test(test_convolutions),       cmocka_unit_test(test_convolution_algorithms),
-        cmocka_unit_test(test_wrong_convolutions), cmocka_unit_test(test_work_is_queued),
+        cmocka_unit_test(test_products),
+        cmocka_unit_test(test_products_row_major),
+        cmocka_unit_test(test_products_types),
+        cmocka_unit_test(test_products_batch),
+        cmocka_unit_test(test_wrong_products),
+        cmocka_unit_test(test_wrong_product_calls),
+        cmocka_unit_test(test_wrong_alpha),
+        cmocka_unit_test(test_convolutions),
+        cmocka_unit_test(test_convolution_algorithms),
+        cmocka_unit_test(test_wrong_convolutions),
+        cmocka_unit_test(test_wrong_convolution_calls),
+        cmocka_unit_test(test_work_is_queued),
     };
     cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
     return cmocka_run_group_tests(tests, nullptr, nullptr);
