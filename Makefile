@@ -51,7 +51,7 @@ endif
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all help info deps venv check check-python check-mpnet test tests mutants fuzz harnesses lint demo study study-results check-report bench reference reference-full rehearsal readme clean FORCE
+.PHONY: all help info deps venv check check-emulator check-nvcc check-gpu check-python check-mpnet test tests mutants fuzz harnesses lint demo study study-results check-report bench reference reference-full rehearsal readme clean FORCE
 
 all: $(PROGRAM)          ## the program alone (what `make` does)
 
@@ -146,10 +146,29 @@ tests: $(PROGRAM) $(TESTS) $(HARNESSES)
 test: tests
 	$(Q)MPIRUN="$(MPIRUN)" sh test/run.sh $(BUILD) $(PROGRAM)
 
-check: deps              ## all tests and lint
+# What is run on GPUs, real or emulated: ops, products, attention, gradient sums and AdamW on one rank and several, networks, the chain
+GPU_SUITES = tensor/test_ops tensor/test_products tensor/test_attention train/test_gradient_buckets_ranks train/test_optimiser_ranks
+GPU_SCRIPTS = test/gpu/test_parity.sh test/gpu/test_gpu.py
+EMULATOR_TESTS = emulator/test_emulator emulator/test_libraries
+
+check: deps              ## all tests and lint; the CUDA backend on emulated GPUs, and compiled by nvcc where that is
 	$(Q)$(MAKE) --no-print-directory venv
 	$(Q)$(MAKE) --no-print-directory WERROR=1 -j$$(nproc) all tests
 	$(Q)$(MAKE) --no-print-directory WERROR=1 lint test
+	$(Q)$(MAKE) --no-print-directory WERROR=1 check-emulator check-nvcc
+
+check-emulator:          ## the CUDA backend's suites on emulated GPUs
+	$(Q)$(MAKE) --no-print-directory EMULATOR=1 -j$$(nproc) all $(addprefix build/emulator$(if $(SANITIZE),-sanitize)/test/,$(GPU_SUITES) $(EMULATOR_TESTS))
+	$(Q)MPIRUN="$(MPIRUN)" sh test/run.sh build/emulator$(if $(SANITIZE),-sanitize) build/emulator$(if $(SANITIZE),-sanitize)/aptp \
+	    $(EMULATOR_TESTS) $(GPU_SUITES) $(GPU_SCRIPTS)
+
+check-nvcc:              ## the CUDA backend compiled for every architecture of CUDA_ARCH, and linked
+	$(Q)if [ -x "$(NVCC)" ]; then $(MAKE) --no-print-directory CUDA=1 SANITIZE= PROGRAM=build/cuda/aptp -j$$(nproc) all; \
+	    else echo "  nvcc    not found at $(NVCC): the CUDA backend has not been compiled by it"; fi
+
+check-gpu:               ## on a machine with a GPU: the suites on it, and compute-sanitizer on the op suite
+	$(Q)$(MAKE) --no-print-directory CUDA=1 -j$$(nproc) all $(addprefix build/cuda/test/,$(GPU_SUITES))
+	$(Q)MPIRUN="$(MPIRUN)" sh test/gpu/check.sh build/cuda aptp $(CUDA_HOME) $(GPU_SUITES) $(GPU_SCRIPTS)
 
 mutants: deps            ## break the code on purpose (ONLY=names): each time a test must fail
 	$(Q)$(MAKE) --no-print-directory venv

@@ -1,9 +1,21 @@
 /* The squared error of each sample. */
 #include "kernel.h"
 
+/* As with_rows, with the element type of b too: that of a, or fp32. */
+template <class Work>
+static void with_operands(const struct tensor *a, const struct tensor *b, int64_t elements, Work work)
+{
+    with_rows(a->dtype, elements, [&]<class T, int COUNT>() {
+        if (b->dtype == a->dtype)
+            work.template operator()<T, T, COUNT>();
+        else
+            work.template operator()<T, float, COUNT>();
+    });
+}
+
 /* partial [B, chunks]: sums of (a - b)^2 over a chunk */
-template <class T, int COUNT>
-__global__ void squared_error_chunks(const T *a, const T *b, int64_t samples, int64_t elements,
+template <class T, class U, int COUNT>
+__global__ void squared_error_chunks(const T *a, const U *b, int64_t samples, int64_t elements,
                                      float *partial)
 {
     SHARED(float, shared, WARP);
@@ -42,16 +54,16 @@ void squared_error_forward_cuda(struct backend *backend, const struct tensor *a,
     int64_t samples = a->dim[0], elements = tensor_count(a) / samples, chunks = chunks_of(elements);
     struct scratch scratch(backend, (size_t)(samples * chunks) * sizeof(float));
     float *partial = scratch.of<float>();
-    with_rows(a->dtype, elements, [&]<class T, int COUNT>() {
-        LAUNCH((squared_error_chunks<T, COUNT>), grid_for(cuda, samples * chunks * THREADS, THREADS), THREADS,
-               cuda->compute, values_of<T>(a), values_of<T>(b), samples, elements, partial);
+    with_operands(a, b, elements, [&]<class T, class U, int COUNT>() {
+        LAUNCH((squared_error_chunks<T, U, COUNT>), grid_for(cuda, samples * chunks * THREADS, THREADS),
+               THREADS, cuda->compute, values_of<T>(a), values_of<U>(b), samples, elements, partial);
     });
     LAUNCH(squared_error_mean, grid_for(cuda, samples * THREADS, THREADS), THREADS, cuda->compute, partial,
            samples, elements, values_of<float>(loss));
 }
 
-template <class T, int COUNT>
-__global__ void squared_error_slope(const T *a, const T *b, const float *seed, int64_t samples,
+template <class T, class U, int COUNT>
+__global__ void squared_error_slope(const T *a, const U *b, const float *seed, int64_t samples,
                                     int64_t elements, T *da)
 {
     for_chunks(samples, elements, [&](const chunk &chunk) {
@@ -70,9 +82,9 @@ void squared_error_backward_cuda(struct backend *backend, const struct tensor *a
 {
     struct cuda_backend *cuda = cuda_backend(backend);
     int64_t samples = a->dim[0], elements = tensor_count(a) / samples;
-    with_rows(a->dtype, elements, [&]<class T, int COUNT>() {
-        LAUNCH((squared_error_slope<T, COUNT>),
+    with_operands(a, b, elements, [&]<class T, class U, int COUNT>() {
+        LAUNCH((squared_error_slope<T, U, COUNT>),
                grid_for(cuda, samples * chunks_of(elements) * THREADS, THREADS), THREADS, cuda->compute,
-               values_of<T>(a), values_of<T>(b), values_of<float>(seed), samples, elements, values_of<T>(da));
+               values_of<T>(a), values_of<U>(b), values_of<float>(seed), samples, elements, values_of<T>(da));
     });
 }

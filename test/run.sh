@@ -21,9 +21,11 @@ run() { # run NAME COMMAND...
     { echo "== $title"; cat "$build/one.log"; } >> "$log"
 }
 wanted() { [ "$only" = "  " ] || case "$only" in *" $1 "*) ;; *) false ;; esac; }
-# What looks at the emulator itself, or needs its GPUs, is run in its build alone.
-case "$build" in *emulator*) emulator=test/emulator ;; *) emulator=test/none ;; esac
-for source in $(find test -name 'test_*.c' -o -path "$emulator/test_*.cpp" | sort); do
+# What looks at the emulator itself is in its build alone, what needs a GPU in its and that with CUDA.
+case "$build" in *emulator*) others=test/none ;; *cuda*) others='test/emulator/*' ;; *) others='test/emulator/* test/gpu/*' ;; esac
+foreign() { for pattern in $others; do case "$1" in $pattern) return 0 ;; esac; done; return 1; }
+for source in $(find test -name 'test_*.c' -o -name 'test_*.cpp' | sort); do
+    foreign "$source" && continue
     name=${source#test/}; name=${name%.c*}
     wanted "$name" || continue
     case "$name" in
@@ -40,7 +42,7 @@ for source in test/fuzz/fuzz_*.c; do # of hostile input: what is kept of it is r
     wanted "$name" && run "$name" "$build/test/$name" "$PWD/test/fuzz/corpus/${name#fuzz/fuzz_}"
 done
 for script in $(find test -name 'test_*.sh' -o -name 'test_*.py' | sort); do
-    case "$script" in test/emulator/*) [ "$emulator" = test/emulator ] || continue ;; esac
+    foreign "$script" && continue
     wanted "$script" || continue
     case "$script" in
     *.sh) run "$script" sh "$script" "$program" ;;

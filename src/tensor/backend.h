@@ -230,8 +230,8 @@ struct backend_ops {
     void (*masked_mean_backward)(struct backend *backend, const struct tensor *mask, const struct tensor *dy,
                                  struct tensor *dx);
 
-    /* ---- loss [B] fp32 = mean over a sample's elements of (a - b)^2; seed [B] fp32 is the gradient of each
-     * sample's loss */
+    /* ---- loss [B] fp32 = mean over a sample's elements of (a - b)^2; b may be fp32 beside an a in bf16;
+     * seed [B] fp32 is the gradient of each sample's loss */
     void (*squared_error_forward)(struct backend *backend, const struct tensor *a, const struct tensor *b,
                                   struct tensor *loss);
     void (*squared_error_backward)(struct backend *backend, const struct tensor *a, const struct tensor *b,

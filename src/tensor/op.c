@@ -532,7 +532,8 @@ static void squared_error_backward(struct tape *tape, struct node *node)
 
 struct tensor *op_squared_error(struct tape *tape, struct tensor *a, struct tensor *b)
 {
-    CHECK_SHAPES(tensor_same_shape(a, b), "squared error", a, b);
+    CHECK_SHAPES(tensor_same_shape(a, b) && (b->dtype == a->dtype || b->dtype == DTYPE_F32), "squared error",
+                 a, b);
     CHECK_SHAPES(!b->needs_grad, "squared error: the gradient to the second argument is not defined here", a,
                  b);
     struct tensor *loss = kept(tape, 1, a->dim[0], 0, 0);

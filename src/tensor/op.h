@@ -68,7 +68,8 @@ struct tensor *op_embedding(struct tape *tape, struct tensor *ids, struct parame
 /* x [B, T, C], mask [B, T] fp32 -> [B, C] fp32 */
 struct tensor *op_masked_mean(struct tape *tape, struct tensor *x, struct tensor *mask);
 
-/* a, b of one shape -> [B] fp32, the mean over each sample's elements; gradient to a alone */
+/* a, b of one shape, b in a's dtype or fp32 -> [B] fp32, the mean over each sample's elements; gradient to a
+ * alone */
 struct tensor *op_squared_error(struct tape *tape, struct tensor *a, struct tensor *b);
 
 #endif

@@ -39,7 +39,7 @@ struct sizes {
     double offset;             /* of x: a large mean */
     float number;              /* op_scale's factor, the timestep embedding's shift */
     enum activation kind;
-    bool silu, shift, bias, residual, key_mask, causal, flip, mean, fp32_only;
+    bool silu, shift, bias, residual, key_mask, causal, flip, mean, exact, fp32_only;
     double zero_scale; /* size of the gradients that cancel to zero (one channel a group), else 0 */
     double tolerance;  /* in units of the usual one; 0 means 1 */
 };
@@ -56,6 +56,7 @@ enum role {
     ABSENT,
     ACTIVATION, /* compute dtype; the gradient is written */
     TARGET,     /* compute dtype, no gradient */
+    EXACT,      /* fp32 whatever the compute dtype, no gradient */
     PARAMETER,  /* fp32; the gradient adds */
     PRODUCT,    /* fp32, a product's weight: values that the compute dtype holds; the gradient adds */
     GATES,      /* fp32, some of them 0; the gradient adds */
@@ -749,7 +750,7 @@ static void squared_error_declare(struct run *run)
 {
     struct sizes s = run->sizes;
     input(run, BINARY_A, "a", ACTIVATION, SHAPE(s.B, s.T, s.C));
-    input(run, BINARY_B, "b", TARGET, SHAPE(s.B, s.T, s.C));
+    input(run, BINARY_B, "b", s.exact ? EXACT : TARGET, SHAPE(s.B, s.T, s.C));
     output(run, DTYPE_F32, SHAPE(s.B));
 }
 
@@ -1036,6 +1037,8 @@ static const struct op_case cases[] = {
     {&squared_error, "small", {.B = 1, .T = 1, .C = 3}},
     {&squared_error, "long", {.B = 3, .T = 77, .C = 111}},
     {&squared_error, "long, vectors", {.B = 3, .T = 77, .C = 112}},
+    {&squared_error, "long, to fp32", {.B = 3, .T = 77, .C = 111, .exact = true}},
+    {&squared_error, "long, vectors, to fp32", {.B = 3, .T = 77, .C = 112, .exact = true}},
 };
 
 /* ---- running a case */
@@ -1056,6 +1059,7 @@ static void variable_fill(struct run *run, struct variable *variable, uint64_t v
     for (int64_t i = 0; i < count; i++) switch (variable->role) {
         case ACTIVATION:
         case TARGET:
+        case EXACT:
             variable->value[i] = normal[i] + (variable == run->in ? run->sizes.offset : 0);
             break;
         case PARAMETER:

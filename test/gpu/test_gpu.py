@@ -1,7 +1,8 @@
-"""The program on emulated GPUs: whole phases on one rank and on two, each with a GPU of its own, beside the same on the CPU; gradients
-summed through host memory and in the GPUs' memory; and what the program says of GPUs that are missing, shared or full.
+"""The program on GPUs, real or emulated: whole phases on one rank and on two, beside the same on the CPU. On emulated GPUs, of which
+there can be any number, also gradients summed in the GPUs' memory by an MPI that can, that says so wrongly, that is not to; and what the
+program says of GPUs that are missing, shared or full.
 
-Usage: test_gpu.py APTP, built with EMULATOR=1
+Usage: test_gpu.py APTP, built with CUDA=1 or EMULATOR=1
 """
 import os
 import pathlib
@@ -18,10 +19,10 @@ from chain import OUTPUT, Chain, Checks, differences  # noqa: E402
 # the learning rate (1e-3) times the relative change, so 1e-5 is far above rounding, and far below a step.
 WEIGHT_LIMIT = 1e-5
 PICTURE_LIMIT = 1e-3  # of values in [-1, 1]: rounding, through three steps with guidance
-GPU = {"run.backend": "cuda"}
+GPU = {"run.backend": "cuda", "run.ranks_per_gpu": 2}
 SHORT = {"pretrain": {"pretrain.steps": 3}, "prune": {"prune.warmup_steps": 1, "prune.steps": 2, "prune.final_draws": 1},
          "finetune": {"finetune.steps": 2}}  # an emulated GPU is slow
-PLACE = {"APTP_EMULATOR_DEVICES": "2"}
+EMULATED = {"APTP_EMULATOR_DEVICES": "2"}  # a real GPU does not mind
 
 
 class Environment:
@@ -58,22 +59,19 @@ def weights_apart(a, b):
         return max(float(numpy.abs(first["weights"][name][()] - second["weights"][name][()]).max()) for name in names)
 
 
-def check_pretrain(checks, chain):
-    """On the CPU, on a GPU, on two through host memory (deterministic and not) and in the GPUs' memory."""
+def check_pretrain(checks, chain, emulated):
+    """On the CPU, on one rank, on two through host memory (deterministic and not) and in the GPUs' memory."""
     cpu = keep(chain, "pretrain", "cpu.h5", settings={"run.backend": "cpu"})
-    runs = {"one GPU": (1, {}, {}), "two GPUs, MPI not aware": (2, {}, {}), "two GPUs, in order": (2, {"comm.deterministic": "true"}, {}),
-            "two GPUs, MPI aware": (2, {}, {"APTP_EMULATOR_CUDA_AWARE": "1"}),
-            "two GPUs, MPI claims it wrongly": (2, {}, {"APTP_EMULATOR_CUDA_AWARE": "wrong"}),
-            "two GPUs, told not to": (2, {"comm.cuda_aware": "off"}, {"APTP_EMULATOR_CUDA_AWARE": "1"})}
+    runs = {"one rank": (1, {}, {}), "two ranks": (2, {}, {}), "two ranks, in order": (2, {"comm.deterministic": "true"}, {})}
+    if emulated:
+        runs |= {"two ranks, MPI aware": (2, {}, {"APTP_EMULATOR_CUDA_AWARE": "1"}),
+                 "two ranks, MPI claims it wrongly": (2, {}, {"APTP_EMULATOR_CUDA_AWARE": "wrong"}),
+                 "two ranks, told not to": (2, {"comm.cuda_aware": "off"}, {"APTP_EMULATOR_CUDA_AWARE": "1"})}
     for i, (name, (ranks, settings, variables)) in enumerate(runs.items()):
         with Environment(**variables):
             path = keep(chain, "pretrain", f"gpu{i}.h5", ranks=ranks, settings={**GPU, **settings})
         distance = weights_apart(cpu, path)
         checks.that(distance < WEIGHT_LIMIT, f"pretrain on {name} is {distance} from the CPU's, limit {WEIGHT_LIMIT}")
-    chain.remove("pretrain.checkpoint.h5")
-    with Environment(APTP_EMULATOR_CUDA_AWARE="wrong"):
-        result = chain.run("pretrain", ranks=2, settings={**SHORT["pretrain"], **GPU, "comm.cuda_aware": "on"})
-    checks.that(result.returncode == 2 and 'comm.cuda_aware is "on"' in result.stdout, f"a wrong MPI, forced: {result.stdout}")
     shutil.copy(cpu, chain.path("teacher.h5"))
 
 
@@ -112,32 +110,40 @@ def check_sample(checks, chain):
 def refused(checks, chain, name, message, code, ranks, settings=None, **variables):
     chain.remove("prune.checkpoint.h5", "router.h5")
     with Environment(**variables):
-        result = chain.run("prune", ranks=ranks, settings={**SHORT["prune"], **GPU, **(settings or {})})
+        result = chain.run("prune", ranks=ranks, settings={**SHORT["prune"], **GPU, "run.ranks_per_gpu": 1, **(settings or {})})
     checks.that(result.returncode == code and message in result.stdout, f"{name}: exit code {result.returncode}\n{result.stdout}")
     checks.that(not chain.path("router.h5").exists(), f"{name}: wrote router.h5")
 
 
 def check_refusals(checks, chain):
+    chain.remove("pretrain.checkpoint.h5")
+    with Environment(APTP_EMULATOR_CUDA_AWARE="wrong"):
+        result = chain.run("pretrain", ranks=2, settings={**SHORT["pretrain"], **GPU, "comm.cuda_aware": "on", "files.teacher": "no.h5"})
+    checks.that(result.returncode == 2 and 'comm.cuda_aware is "on"' in result.stdout, f"a wrong MPI, forced: {result.stdout}")
     refused(checks, chain, "no GPU", "there is no GPU", 2, 1, APTP_EMULATOR_DEVICES="0")
     refused(checks, chain, "more ranks than GPUs", "2 ranks would share", 2, 2, APTP_EMULATOR_DEVICES="1")
     refused(checks, chain, "a full GPU", "the GPU's memory is full", 5, 1, APTP_EMULATOR_MEMORY="64")
     with Environment(APTP_EMULATOR_DEVICES="1"):
-        result = chain.run("prune", ranks=2, settings={**SHORT["prune"], **GPU, "run.ranks_per_gpu": 2, "run.log": "normal"})
+        result = chain.run("prune", ranks=2, settings={**SHORT["prune"], **GPU, "run.log": "normal"})
     checks.that(result.returncode == 0 and result.stdout.count("emulated GPU 0") == 2, f"a shared GPU: {result.stdout}")
 
 
 def main():
     checks = Checks()
-    os.environ.update(PLACE)
+    os.environ.update(EMULATED)
     with tempfile.TemporaryDirectory() as folder:
         chain = Chain(sys.argv[1], folder)
         chain.make("prepare", settings={"run.backend": "cpu"})
-        check_pretrain(checks, chain)
+        told = chain.run("assign", settings={**GPU, "run.log": "normal"}).stdout  # fails without its files, after telling the GPU
+        checks.that("GPU 0" in told, f"no GPU is told of: {told}")
+        emulated = "emulated GPU" in told
+        check_pretrain(checks, chain, emulated)
         check_prune(checks, chain)
         chain.make("assign")
         check_finetune(checks, chain)
         check_sample(checks, chain)
-        check_refusals(checks, chain)
+        if emulated:
+            check_refusals(checks, chain)
     checks.end()
 
 
