@@ -356,6 +356,10 @@ static const struct shape shapes[] = {
     {1, 1, 32, 1100, 0, false, false, 2, 0},
     {1, 2, 16, 130, 1500, false, true, 1, 0},
     {1, 1, 512, 90, 0, false, false, 0, 0}, // as in a VAE: one wide head
+    // more scores than a GPU takes at once (16 MiB): two blocks of queries, of heads, of samples
+    {1, 1, 3, 2101, 0, true, true, 1, 0},
+    {1, 9, 2, 700, 0, false, false, 1, 0},
+    {9, 1, 2, 690, 710, false, false, 1, 0},
     // with a bias: alone, with masks, with a gate; several heads or a part of one head in a block
     {1, 1, 1, 1, 0, false, false, 0, 2},
     {3, 4, 8, 13, 0, false, true, 0, 2},

@@ -1148,14 +1148,21 @@ static void run_compute(struct run *run, const struct op *op)
 /* ---- comparing */
 
 /* Largest error allowed, in units of the largest value: a few roundings of fp32 in sums of up to some
- * thousand terms; one rounding (2^-8) of a bf16 result, and in gradients that of what an op keeps in bf16
- * besides. */
-static double tolerance_of(const struct run *run, enum dtype dtype, bool gradient)
+ * thousand terms; one rounding (2^-8) of a bf16 result, or two: in gradients, and where rounds_twice. */
+static double tolerance_of(const struct run *run, enum dtype dtype, bool twice)
 {
     double factor = run->sizes.tolerance > 0 ? run->sizes.tolerance : 1;
-    double fp32 = (gradient ? 4e-6 : 2e-6) * factor;
-    double bf16 = gradient ? 8e-3 : 4e-3;
+    double fp32 = (twice ? 4e-6 : 2e-6) * factor;
+    double bf16 = twice ? 8e-3 : 4e-3;
     return dtype == DTYPE_F32 ? fp32 : fmax(fp32, bf16);
+}
+
+/* On a device, what bias and residual are added to is a convolution's result in bf16, and the probabilities
+ * of attention are. */
+static bool rounds_twice(const struct run *run, const struct op *op)
+{
+    return run->backend->device && run->dtype == DTYPE_BF16 &&
+           (op->forward == convolution_forward || op->forward == attention_forward);
 }
 
 static void check_output(struct run *run, const struct op *op)
@@ -1163,7 +1170,7 @@ static void check_output(struct run *run, const struct op *op)
     int64_t count = tensor_count(&run->y);
     double *expected = check_malloc((size_t)count * sizeof *expected), *found = tensor_read(run, &run->y);
     op->plain(run, expected);
-    double largest = 0, limit = tolerance_of(run, run->y.dtype, false);
+    double largest = 0, limit = tolerance_of(run, run->y.dtype, rounds_twice(run, op));
     for (int64_t i = 0; i < count; i++) largest = fmax(largest, fabs(expected[i]));
     for (int64_t i = 0; i < count; i++)
         if (!(fabs(found[i] - expected[i]) <= limit * largest))
