@@ -24,11 +24,12 @@ LDLIBS    = $(LDLIBS_LIBS) $(LIB_DNNL) $(LIB_CSV) -lm -lpthread
 SANITIZERS = address,undefined
 
 # ---- the CUDA backend, and the emulator that it runs on where there is no GPU. The emulator sees each access to memory that the
-# backend makes: g++ compiles cuda/ with the calls of its ThreadSanitizer, which test/emulator/ defines.
+# backend makes: g++ compiles cuda/ with the calls of its thread and alignment sanitizers, which test/emulator/ defines.
 NVCCFLAGS = -std=c++20 -O3 -lineinfo -Isrc -Icuda $(foreach arch,$(CUDA_ARCH),-gencode arch=compute_$(arch),code=sm_$(arch)) \
             -gencode arch=compute_$(lastword $(CUDA_ARCH)),code=compute_$(lastword $(CUDA_ARCH)) \
             -Xcompiler -Wall,-Wextra $(if $(WERROR),-Werror all-warnings) -MMD -MP
-EMULATORFLAGS = -std=c++20 -Wall -Wextra $(if $(WERROR),-Werror) -O2 -g -MMD -MP -Itest/emulator/include -Itest/emulator -Isrc -Icuda
+CHECKED       = -fsanitize=thread,alignment -fno-sanitize=null
+EMULATORFLAGS = -std=c++20 -Wall -Wextra $(if $(WERROR),-Werror) -O2 -g -march=$(strip $(ARCH)) -MMD -MP -Itest/emulator/include -Itest/emulator -Isrc -Icuda
 comma    := ,
 Q         = $(if $(V),,@)
 
@@ -77,7 +78,7 @@ endif
 ifdef EMULATOR
 $(BUILD)/cuda/%.o: cuda/%.cu
 	@mkdir -p $(@D); echo "  c++     $<"
-	$(Q)$(CXX) $(EMULATORFLAGS) -fsanitize=thread -x c++ -c -o $@ $<
+	$(Q)$(CXX) $(EMULATORFLAGS) $(CHECKED) -x c++ -c -o $@ $<
 
 $(BUILD)/emulator/%.o: test/emulator/%.cpp
 	@mkdir -p $(@D); echo "  c++     $<"
@@ -87,7 +88,7 @@ $(BUILD)/emulator/mpi.o $(BUILD)/emulator/test_emulator.o: EMULATORFLAGS += $(pa
 # The emulator's own tests: kernels and calls that are right, and those that are broken on purpose.
 $(BUILD)/emulator/broken/%.o: test/emulator/broken/%.cu
 	@mkdir -p $(@D); echo "  c++     $<"
-	$(Q)$(CXX) $(EMULATORFLAGS) -fsanitize=thread -x c++ -c -o $@ $<
+	$(Q)$(CXX) $(EMULATORFLAGS) $(CHECKED) -x c++ -c -o $@ $<
 
 $(BUILD)/test/emulator/test_%: $(BUILD)/emulator/test_%.o $(patsubst test/%.cu,$(BUILD)/%.o,$(wildcard test/emulator/broken/*.cu)) $(BUILD)/libaptp.a
 	@mkdir -p $(@D); echo "  test    $@"

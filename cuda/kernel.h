@@ -73,9 +73,8 @@ template <int COUNT, class T> __device__ inline void store(T *to, const lanes<CO
         }
 }
 
-/* Shares out elements [0, count) among `threads` threads, of which this is `thread`: calls
- * step<COUNT>(i) for elements [i, i + COUNT), and step<1>(i) for each of the last ones that are fewer than
- * COUNT. */
+/* Shares out elements [0, count) among `threads` threads, of which this is `thread`: calls step<COUNT>(i) for
+ * elements [i, i + COUNT), and step<1>(i) for each of the last ones that are fewer than COUNT. */
 template <int COUNT, class Index, class Step>
 __device__ inline void for_elements(Index count, Index thread, Index threads, Step step)
 {

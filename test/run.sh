@@ -21,7 +21,9 @@ run() { # run NAME COMMAND...
     { echo "== $title"; cat "$build/one.log"; } >> "$log"
 }
 wanted() { [ "$only" = "  " ] || case "$only" in *" $1 "*) ;; *) false ;; esac; }
-for source in $(find test -name 'test_*.c' | sort) $(case "$build" in *emulator*) ls test/emulator/test_*.cpp ;; esac); do
+# What looks at the emulator itself, or needs its GPUs, is run in its build alone.
+case "$build" in *emulator*) emulator=test/emulator ;; *) emulator=test/none ;; esac
+for source in $(find test -name 'test_*.c' -o -path "$emulator/test_*.cpp" | sort); do
     name=${source#test/}; name=${name%.c*}
     wanted "$name" || continue
     case "$name" in
@@ -38,6 +40,7 @@ for source in test/fuzz/fuzz_*.c; do # of hostile input: what is kept of it is r
     wanted "$name" && run "$name" "$build/test/$name" "$PWD/test/fuzz/corpus/${name#fuzz/fuzz_}"
 done
 for script in $(find test -name 'test_*.sh' -o -name 'test_*.py' | sort); do
+    case "$script" in test/emulator/*) [ "$emulator" = test/emulator ] || continue ;; esac
     wanted "$script" || continue
     case "$script" in
     *.sh) run "$script" sh "$script" "$program" ;;

@@ -328,3 +328,26 @@ bool emulator_is_device(const void *address)
 {
     return in_device(reinterpret_cast<uintptr_t>(address));
 }
+
+/* ---- alignment: what the compiler's checks call, of each access, where its address is not a multiple of
+ * what its type asks for. A GPU faults on it; the CPU would not. */
+
+struct ubsan_location {
+    const char *file;
+    uint32_t line, column;
+};
+struct ubsan_type {
+    uint16_t kind, information;
+    char name[1];
+};
+struct ubsan_mismatch {
+    struct ubsan_location place;
+    const struct ubsan_type *type;
+    unsigned char log_alignment, kind;
+};
+
+extern "C" void __ubsan_handle_type_mismatch_v1(struct ubsan_mismatch *mismatch, void *address)
+{
+    emulator_fail("misaligned: %s at %p, not a multiple of %d (%s, line %u)", mismatch->type->name, address,
+                  1 << mismatch->log_alignment, mismatch->place.file, mismatch->place.line);
+}

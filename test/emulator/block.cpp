@@ -162,6 +162,7 @@ struct thread {
 
 struct warp {
     uint32_t arrived;      /* lanes that wait at its collective */
+    uint32_t gone;         /* lanes that have ended, or do not exist */
     uint32_t synchronised; /* when its lanes last did */
 };
 
@@ -180,6 +181,7 @@ uint3 thread_index __asm__("threadIdx"), block_index __asm__("blockIdx"),
 
 static uint3 index_in(uint64_t index, uint3 size)
 {
+    if (size.y == 1 && size.z == 1) return make_uint3((unsigned)index, 0, 0);
     return make_uint3((unsigned)(index % size.x), (unsigned)(index / size.x % size.y),
                       (unsigned)(index / size.x / size.y));
 }
@@ -321,6 +323,7 @@ static void run_threads(void)
         block.kernel->thread(block.kernel->parameters.get());
         check_end(block.current);
         thread->state = ENDED;
+        block.warp[block.current / 32].gone |= 1u << block.current % 32;
         thread->fiber = nullptr;
         block.ended++;
         if (block.ready_count > 0) {
@@ -389,11 +392,13 @@ template <class Finish> static void meet(enum emulator_collective kind, uint32_t
     if (!(mask >> (self - first) & 1))
         emulator_fail("%s with mask 0x%x by lane %d, which is not in it", collective_name(kind), mask,
                       self - first);
-    for (uint32_t lanes = mask; lanes != 0; lanes &= lanes - 1) {
-        int other = __builtin_ctz(lanes);
-        if (first + other >= block.count) fail_absent(self, 1u << other, "do not exist");
-        if (lane[other].state == ENDED) fail_absent(self, 1u << other, "have ended");
-        if (warp->arrived >> other & 1 && (lane[other].kind != kind || lane[other].mask != mask))
+    if (warp->gone & mask) {
+        const uint32_t lost = warp->gone & mask;
+        fail_absent(self, lost, first + __builtin_ctz(lost) >= block.count ? "do not exist" : "have ended");
+    }
+    if (warp->arrived & mask) { // those of a mask have met each other: one of them is as good as all
+        const int other = __builtin_ctz(warp->arrived & mask);
+        if (lane[other].kind != kind || lane[other].mask != mask)
             emulator_fail("lane %d waits at %s with mask 0x%x, lane %d at %s with mask 0x%x", self - first,
                           collective_name(kind), mask, other, collective_name(lane[other].kind),
                           lane[other].mask);
@@ -514,7 +519,10 @@ static void run_block(uint64_t index)
     moment.block = moment.barrier = next_time();
     block.began.emplace_back(moment.block, index);
     block.ended = block.at_barrier = block.ready_count = 0;
-    for (int i = 0; i < (block.count + 31) / 32; i++) block.warp[i] = {0, moment.block};
+    for (int i = 0; i < (block.count + 31) / 32; i++) {
+        const int lanes = std::min(32, block.count - 32 * i);
+        block.warp[i] = {0, ~(uint32_t)((1ull << lanes) - 1), moment.block};
+    }
     for (int i = 0; i < block.count; i++) make_ready(i);
     int first = take_ready();
     struct fiber *fiber = block.thread[first].fiber = fiber_take();

@@ -24,7 +24,7 @@ struct cell {
     uint32_t read;    /* UNKNOWN: no memory to use; BEFORE, or a stamp */
 };
 
-constexpr uintptr_t DEVICE_BASE = 0x200000000000, DEVICE_SPAN = (uintptr_t)1 << 38;
+constexpr uintptr_t DEVICE_BASE = 0x200000000000, DEVICE_SPAN = (uintptr_t)1 << 42;
 constexpr uintptr_t CELL_BASE = 0x300000000000, CELL_SPAN = DEVICE_SPAN / 2 * sizeof(struct cell);
 constexpr uintptr_t SHARED_BASE = DEVICE_BASE + 4096; /* a block's shared memory; then the devices' */
 constexpr size_t SHARED_MOST = 48 << 10, SHARED_SPAN = 1 << 20;

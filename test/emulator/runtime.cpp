@@ -73,7 +73,7 @@ static int device_count(void)
 
 static size_t device_memory(void)
 {
-    static const long mebibytes = setting("APTP_EMULATOR_MEMORY", 4096);
+    static const long mebibytes = setting("APTP_EMULATOR_MEMORY", 2048);
     return (size_t)mebibytes << 20;
 }
 

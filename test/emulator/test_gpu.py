@@ -1,0 +1,145 @@
+"""The program on emulated GPUs: whole phases on one rank and on two, each with a GPU of its own, beside the same on the CPU; gradients
+summed through host memory and in the GPUs' memory; and what the program says of GPUs that are missing, shared or full.
+
+Usage: test_gpu.py APTP, built with EMULATOR=1
+"""
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import h5py  # noqa: E402
+import numpy  # noqa: E402
+from chain import OUTPUT, Chain, Checks, differences  # noqa: E402
+
+# fp32 sums in other orders, of weights about 0.1: AdamW's normalisation lifts a relative 1e-7 of the smallest gradients to at most about
+# the learning rate (1e-3) times the relative change, so 1e-5 is far above rounding, and far below a step.
+WEIGHT_LIMIT = 1e-5
+PICTURE_LIMIT = 1e-3  # of values in [-1, 1]: rounding, through three steps with guidance
+GPU = {"run.backend": "cuda"}
+SHORT = {"pretrain": {"pretrain.steps": 3}, "prune": {"prune.warmup_steps": 1, "prune.steps": 2, "prune.final_draws": 1},
+         "finetune": {"finetune.steps": 2}}  # an emulated GPU is slow
+PLACE = {"APTP_EMULATOR_DEVICES": "2"}
+
+
+class Environment:
+    """Sets variables for the runs inside."""
+
+    def __init__(self, **variables):
+        self.variables = variables
+
+    def __enter__(self):
+        self.before = {name: os.environ.get(name) for name in self.variables}
+        os.environ.update(self.variables)
+
+    def __exit__(self, *_):
+        for name, value in self.before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def keep(chain, phase, name, settings, **options):
+    """The phase's file of a new run, moved aside."""
+    chain.remove(f"{phase}.checkpoint.h5")
+    chain.make(phase, settings={**SHORT[phase], **settings}, **options)
+    shutil.move(chain.path(OUTPUT[phase]), chain.path(name))
+    return chain.path(name)
+
+
+def weights_apart(a, b):
+    """The largest difference over all weights but the biases of keys, whose gradient is rounding alone."""
+    with h5py.File(a) as first, h5py.File(b) as second:
+        names = [name for name in first["weights"] if not name.endswith("k_proj.bias")]
+        assert first["weights"].keys() == second["weights"].keys() and len(names) > 30
+        return max(float(numpy.abs(first["weights"][name][()] - second["weights"][name][()]).max()) for name in names)
+
+
+def check_pretrain(checks, chain):
+    """On the CPU, on a GPU, on two through host memory (deterministic and not) and in the GPUs' memory."""
+    cpu = keep(chain, "pretrain", "cpu.h5", settings={"run.backend": "cpu"})
+    runs = {"one GPU": (1, {}, {}), "two GPUs, MPI not aware": (2, {}, {}), "two GPUs, in order": (2, {"comm.deterministic": "true"}, {}),
+            "two GPUs, MPI aware": (2, {}, {"APTP_EMULATOR_CUDA_AWARE": "1"}),
+            "two GPUs, MPI claims it wrongly": (2, {}, {"APTP_EMULATOR_CUDA_AWARE": "wrong"}),
+            "two GPUs, told not to": (2, {"comm.cuda_aware": "off"}, {"APTP_EMULATOR_CUDA_AWARE": "1"})}
+    for i, (name, (ranks, settings, variables)) in enumerate(runs.items()):
+        with Environment(**variables):
+            path = keep(chain, "pretrain", f"gpu{i}.h5", ranks=ranks, settings={**GPU, **settings})
+        distance = weights_apart(cpu, path)
+        checks.that(distance < WEIGHT_LIMIT, f"pretrain on {name} is {distance} from the CPU's, limit {WEIGHT_LIMIT}")
+    chain.remove("pretrain.checkpoint.h5")
+    with Environment(APTP_EMULATOR_CUDA_AWARE="wrong"):
+        result = chain.run("pretrain", ranks=2, settings={**SHORT["pretrain"], **GPU, "comm.cuda_aware": "on"})
+    checks.that(result.returncode == 2 and 'comm.cuda_aware is "on"' in result.stdout, f"a wrong MPI, forced: {result.stdout}")
+    shutil.copy(cpu, chain.path("teacher.h5"))
+
+
+def check_prune(checks, chain):
+    """The router does not depend on the number of GPUs."""
+    one, two = (keep(chain, "prune", f"router{ranks}.h5", ranks=ranks, settings=GPU) for ranks in (1, 2))
+    found = differences(one, two)
+    checks.that(not found, "prune on 1 and 2 GPUs differ:\n" + "\n".join(found))
+    shutil.copy(one, chain.path("router.h5"))
+
+
+def check_finetune(checks, chain):
+    """Experts trained by groups of ranks, beside the CPU's."""
+    files = {}
+    for backend, ranks in ("cpu", 1), ("cuda", 2):
+        chain.make("finetune", ranks=ranks, settings={**SHORT["finetune"], "run.backend": backend, "files.expert": backend})
+        files[backend] = sorted(chain.folder.glob(f"{backend}_0*.h5"))
+        chain.remove(*(path.name for path in chain.folder.glob("finetune_*")))
+    checks.that(len(files["cpu"]) == len(files["cuda"]) > 0, f"experts: {files}")
+    for a, b in zip(files["cpu"], files["cuda"]):
+        distance = weights_apart(a, b)
+        checks.that(distance < WEIGHT_LIMIT, f"{b.name} is {distance} from {a.name}, limit {WEIGHT_LIMIT}")
+
+
+def check_sample(checks, chain):
+    """The same pictures as the CPU's, to rounding."""
+    pictures = {}
+    for backend, ranks in ("cpu", 1), ("cuda", 2):
+        chain.make("sample", ranks=ranks, settings={"run.backend": backend, "files.samples": f"{backend}_samples.h5", "sample.limit": 4})
+        with h5py.File(chain.path(f"{backend}_samples.h5")) as file:
+            pictures[backend] = file["pixels"][()].astype(float) / 127.5
+    distance = numpy.abs(pictures["cpu"] - pictures["cuda"]).max()
+    checks.that(distance <= 1 / 127.5 + PICTURE_LIMIT, f"sampled pixels differ by {distance}")
+
+
+def refused(checks, chain, name, message, code, ranks, settings=None, **variables):
+    chain.remove("prune.checkpoint.h5", "router.h5")
+    with Environment(**variables):
+        result = chain.run("prune", ranks=ranks, settings={**SHORT["prune"], **GPU, **(settings or {})})
+    checks.that(result.returncode == code and message in result.stdout, f"{name}: exit code {result.returncode}\n{result.stdout}")
+    checks.that(not chain.path("router.h5").exists(), f"{name}: wrote router.h5")
+
+
+def check_refusals(checks, chain):
+    refused(checks, chain, "no GPU", "there is no GPU", 2, 1, APTP_EMULATOR_DEVICES="0")
+    refused(checks, chain, "more ranks than GPUs", "2 ranks would share", 2, 2, APTP_EMULATOR_DEVICES="1")
+    refused(checks, chain, "a full GPU", "the GPU's memory is full", 5, 1, APTP_EMULATOR_MEMORY="64")
+    with Environment(APTP_EMULATOR_DEVICES="1"):
+        result = chain.run("prune", ranks=2, settings={**SHORT["prune"], **GPU, "run.ranks_per_gpu": 2, "run.log": "normal"})
+    checks.that(result.returncode == 0 and result.stdout.count("emulated GPU 0") == 2, f"a shared GPU: {result.stdout}")
+
+
+def main():
+    checks = Checks()
+    os.environ.update(PLACE)
+    with tempfile.TemporaryDirectory() as folder:
+        chain = Chain(sys.argv[1], folder)
+        chain.make("prepare", settings={"run.backend": "cpu"})
+        check_pretrain(checks, chain)
+        check_prune(checks, chain)
+        chain.make("assign")
+        check_finetune(checks, chain)
+        check_sample(checks, chain)
+        check_refusals(checks, chain)
+    checks.end()
+
+
+if __name__ == "__main__":
+    main()
