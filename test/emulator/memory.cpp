@@ -71,10 +71,10 @@ void memory_start(void)
     map_at(DEVICE_BASE, DEVICE_SPAN, PROT_NONE);
     map_at(CELL_BASE, CELL_SPAN, PROT_READ | PROT_WRITE);
 
-    const size_t bytes = 64 << 10;
+    static char memory[64 << 10]; // for on_fault, also where a thread's stack is full
     stack_t stack = {};
-    stack.ss_sp = malloc(bytes);
-    stack.ss_size = bytes;
+    stack.ss_sp = memory;
+    stack.ss_size = sizeof memory;
     sigaltstack(&stack, nullptr);
     struct sigaction action = {};
     action.sa_sigaction = on_fault;

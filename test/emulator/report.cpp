@@ -21,7 +21,7 @@ static uint64_t seed(void)
 /* SplitMix64 */
 uint64_t random_number(uint64_t below)
 {
-    static uint64_t state = seed() * 0x9e3779b97f4a7c15;
+    static uint64_t state = seed() * 0xd1342543de82ef95;
     uint64_t mixed = state += 0x9e3779b97f4a7c15;
     mixed = (mixed ^ mixed >> 30) * 0xbf58476d1ce4e5b9;
     mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111eb;

@@ -4,7 +4,6 @@
 
 #define OMPI_SKIP_MPICXX 1 // the C interface alone
 #include <mpi.h>
-#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -12,7 +11,7 @@
 
 #include <string>
 
-enum { SEEDS = 6, DEFECT = 70, CHECK_FAILED = 5 };
+enum { SEEDS = 6, MPI_SEEDS = 2 /* MPI takes a second to start */, DEFECT = 70, CHECK_FAILED = 5 };
 
 struct outcome {
     int status; /* of its exit, or -signal */
@@ -60,16 +59,15 @@ static bool is_caught(const struct emulator_case *one, const struct outcome *out
            outcome->text.find(one->message) != std::string::npos;
 }
 
-static void check_case(const struct emulator_case *one)
+static void check_case(const struct emulator_case *one, int seeds)
 {
-    int caught = 0;
-    for (int seed = 1; seed <= SEEDS; seed++) {
+    int caught = 0, before = failures;
+    for (int seed = 1; seed <= seeds; seed++) {
         const struct outcome outcome = run_apart(one->run, seed);
         if (!one->message) {
             if (outcome.status != 0) fail(one, seed, "a right program fails", &outcome);
             continue;
         }
-        if (seed == 1 && getenv("VERBOSE")) printf("%s:\n%s", one->name, outcome.text.c_str());
         if (is_caught(one, &outcome))
             caught++;
         else if (outcome.status != 0)
@@ -78,7 +76,7 @@ static void check_case(const struct emulator_case *one)
             fail(one, seed, "not caught", &outcome);
     }
     if (one->message && caught == 0) printf("FAILED  %s: no seed shows it\n", one->name), failures++;
-    printf("ok      %s\n", one->name);
+    if (failures == before) printf("ok      %s\n", one->name);
 }
 
 /* ---- MPI and device memory, on one rank, whose sums are what it gives */
@@ -122,7 +120,8 @@ static const struct emulator_case mpi_cases[] = {
 int main(void)
 {
     for (const struct emulator_case *list : {right_cases, broken_cases, mpi_cases})
-        for (const struct emulator_case *one = list; one->name; one++) check_case(one);
+        for (const struct emulator_case *one = list; one->name; one++)
+            check_case(one, list == mpi_cases ? MPI_SEEDS : SEEDS);
     printf(failures ? "%d failures\n" : "all caught\n", failures);
     return failures != 0;
 }

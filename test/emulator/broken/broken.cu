@@ -66,6 +66,16 @@ __global__ static void shift_in_place(float *x)
     x[threadIdx.x] = x[threadIdx.x + 1];
 }
 
+/* All read one place and one of them changes it; the others are lanes of its warp, other warps, other blocks.
+ */
+__global__ static void read_by_others(float *x, float *y, int step)
+{
+    if (threadIdx.x % step != 0) return;
+    float value = x[0];
+    if (grid_thread() == 0) x[0] = value + 1;
+    y[grid_thread()] = value;
+}
+
 /* Shuffles order no memory. */
 __global__ static void shuffle_for_a_barrier(const float *x, float *y)
 {
@@ -88,6 +98,19 @@ __global__ static void syncwarp_for_a_barrier(const float *x, float *y)
     tile[i] = x[i];
     __syncwarp();
     y[i] = tile[63 - i];
+}
+
+/* As one warp alone of two. */
+__global__ static void synchronised_alone(float *y)
+{
+    SHARED(float, tile, 1);
+    if (threadIdx.x == 0) tile[0] = 0;
+    __syncthreads();
+    if (threadIdx.x == 0) tile[0] = 1;
+    if (threadIdx.x >= 32) {
+        __syncwarp();
+        if (threadIdx.x == 32) y[0] = tile[0];
+    }
 }
 
 /* ---- bounds and contents */
@@ -150,6 +173,13 @@ __global__ static void some_end(const float *x, float *y)
     tile[i] = x[i];
     __syncthreads();
     y[i] = tile[199 - i];
+}
+
+__global__ static void one_ends(float *y)
+{
+    y[threadIdx.x] = 0;
+    if (threadIdx.x == 1) return;
+    __syncthreads();
 }
 
 __global__ static void two_barriers(float *y)
@@ -260,10 +290,15 @@ const struct emulator_case broken_cases[] = {
     CASE("all blocks write one place", "race", LAUNCH(blocks_write_one, 4, 64, bench.stream, bench.y);),
     CASE("blocks read and write", "race", LAUNCH(blocks_read_and_write, 4, 64, bench.stream, bench.x);),
     CASE("shift in place", "race", LAUNCH(shift_in_place, 1, 64, bench.stream, bench.x);),
+    CASE("read by another lane", "race", LAUNCH(read_by_others, 1, 2, bench.stream, bench.x, bench.y, 1);),
+    CASE("read by another warp", "race", LAUNCH(read_by_others, 1, 64, bench.stream, bench.x, bench.y, 32);),
+    CASE("read by another block", "race", LAUNCH(read_by_others, 2, 1, bench.stream, bench.x, bench.y, 1);),
     CASE("shuffle for a barrier", "race",
          LAUNCH(shuffle_for_a_barrier, 1, 32, bench.stream, bench.x, bench.y);),
     CASE("warp synchronisation for a barrier", "race",
          LAUNCH(syncwarp_for_a_barrier, 1, 64, bench.stream, bench.x, bench.y);),
+    CASE("warp synchronisation of the other warp", "race",
+         LAUNCH(synchronised_alone, 1, 64, bench.stream, bench.y);),
     CASE("race after long runs", "race", many_times(&bench);
          LAUNCH(blocks_write_one, 4, 64, bench.stream, bench.y);),
 
@@ -307,6 +342,8 @@ const struct emulator_case broken_cases[] = {
 
     CASE("some threads end before a barrier", "barrier divergence",
          LAUNCH(some_end, 1, 256, bench.stream, bench.x, bench.y);),
+    CASE("a thread ends beside a barrier", "barrier divergence",
+         LAUNCH(one_ends, 1, 2, bench.stream, bench.y);),
     CASE("threads at two barriers", "barrier divergence",
          LAUNCH(two_barriers, 1, 64, bench.stream, bench.y);),
     CASE("lanes that have ended", "absent lanes", LAUNCH(lanes_end, 1, 32, bench.stream, bench.x, bench.y);),
