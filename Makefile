@@ -159,7 +159,7 @@ check: deps              ## all tests and lint; the CUDA backend on emulated GPU
 
 check-emulator:          ## the CUDA backend's suites on emulated GPUs
 	$(Q)$(MAKE) --no-print-directory EMULATOR=1 -j$$(nproc) all $(addprefix build/emulator$(if $(SANITIZE),-sanitize)/test/,$(GPU_SUITES) $(EMULATOR_TESTS))
-	$(Q)MPIRUN="$(MPIRUN)" sh test/run.sh build/emulator$(if $(SANITIZE),-sanitize) build/emulator$(if $(SANITIZE),-sanitize)/aptp \
+	$(Q)APTP_EMULATOR_CUDA_AWARE=1 MPIRUN="$(MPIRUN)" sh test/run.sh build/emulator$(if $(SANITIZE),-sanitize) build/emulator$(if $(SANITIZE),-sanitize)/aptp \
 	    $(EMULATOR_TESTS) $(GPU_SUITES) $(GPU_SCRIPTS)
 
 check-nvcc:              ## the CUDA backend compiled for every architecture of CUDA_ARCH, and linked

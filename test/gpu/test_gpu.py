@@ -22,7 +22,7 @@ PICTURE_LIMIT = 1e-3  # of values in [-1, 1]: rounding, through three steps with
 GPU = {"run.backend": "cuda", "run.ranks_per_gpu": 2}
 SHORT = {"pretrain": {"pretrain.steps": 3}, "prune": {"prune.warmup_steps": 1, "prune.steps": 2, "prune.final_draws": 1},
          "finetune": {"finetune.steps": 2}}  # an emulated GPU is slow
-EMULATED = {"APTP_EMULATOR_DEVICES": "2"}  # a real GPU does not mind
+EMULATED = {"APTP_EMULATOR_DEVICES": "2", "APTP_EMULATOR_CUDA_AWARE": "0"}  # a real GPU does not mind
 
 
 class Environment:
