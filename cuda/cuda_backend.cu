@@ -18,14 +18,12 @@ void device_memory_full(struct cuda_backend *cuda, const char *what, size_t byte
     const double gib = 1 << 30;
     check_failed(
         __FILE__, __LINE__, "memory",
-        "the GPU's memory is full: %.2f GiB asked for by %s; weights and optimiser hold %.2f GiB, this "
-        "arena of a "
-        "step's tensors %.2f GiB; free %.2f of %.2f GiB. Less is used with a smaller micro_batch, with "
-        "recompute = true, with run.precision = \"bf16\", and (trainings) with more ranks for the same "
-        "batch; "
-        "--check tells what a step needs",
-        (double)bytes / gib, what, (double)cuda->base.bytes / gib, (double)in_step / gib,
-        (double)available / gib, (double)total / gib);
+        "the GPU's memory is full: %.2f GiB asked for by %s; weights and optimiser hold %.2f GiB, "
+        "this arena of a step's tensors %.2f GiB; free %.2f of %.2f GiB. Less is used with a smaller "
+        "micro_batch, with recompute = true, with run.precision = \"bf16\", and (trainings) with more "
+        "ranks for the same batch; --check tells what a step needs",
+        (double)bytes / gib, what ? what : "the program", (double)cuda->base.bytes / gib,
+        (double)in_step / gib, (double)available / gib, (double)total / gib);
 }
 
 /* ---- memory */

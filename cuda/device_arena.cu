@@ -59,7 +59,8 @@ static void add_piece(struct arena_range *range, size_t wanted)
     const struct driver *driver = &arena->driver;
     CUmemGenericAllocationHandle handle;
     CUresult created = driver->create(&handle, GROWTH, &arena->properties, 0);
-    if (created == CUDA_ERROR_OUT_OF_MEMORY) device_memory_full(arena->cuda, "a step", wanted, range->usable);
+    if (created == CUDA_ERROR_OUT_OF_MEMORY)
+        device_memory_full(arena->cuda, arena->cuda->base.op, wanted, range->usable);
     driver_check(created, "cuMemCreate");
     CUdeviceptr address = reinterpret_cast<CUdeviceptr>(range->base) + range->usable;
     CUmemAccessDesc access = {arena->properties.location, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
@@ -74,7 +75,7 @@ static void add_piece(struct arena_range *range, size_t wanted)
 static void grow(struct arena_range *range, size_t bytes)
 {
     struct device_arena *arena = static_cast<struct device_arena *>(range->context);
-    if (bytes > range->capacity) device_memory_full(arena->cuda, "a step", bytes, range->usable);
+    if (bytes > range->capacity) device_memory_full(arena->cuda, arena->cuda->base.op, bytes, range->usable);
     while (range->usable < bytes) add_piece(range, bytes);
 }
 

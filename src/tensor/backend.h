@@ -261,6 +261,7 @@ struct backend {
     struct arena *scratch; /* memory inside one op (and, on `plan`, its counting): a step arena of its own */
     /* its memory is a device's: the host must not touch it, and ops run behind the program, in order */
     bool device;
+    const char *op; /* of tensor/op.c: the last that took memory or computed, or NULL */
     bool tf32; /* fp32 products may round their operands to 10 bits of mantissa, on hardware that does so */
     size_t bytes,
         bytes_peak; /* of the program's life (memory_new, packed weights): held, largest ever held */

@@ -2,7 +2,9 @@
 
 #include "base/check.h"
 
-#define OPS(tape) (tape_backend(tape)->ops)
+/* The tape, after the op has named itself: a GPU whose memory is full can then tell whom for. */
+#define NAMED(tape) (tape_backend(tape)->op = __func__, (tape))
+#define OPS(tape) (tape_backend(NAMED(tape))->ops)
 
 /* Fails with the op's name and both shapes. */
 #define CHECK_SHAPES(condition, op, a, b)                                                                    \
@@ -66,7 +68,7 @@ struct tensor *op_linear(struct tape *tape, struct tensor *x, struct parameter *
 {
     CHECK_SHAPES(weight->value.rank == 2 && weight->value.dim[1] == tensor_channels(x), "linear", x,
                  &weight->value);
-    struct tensor *y = like(tape, x, weight->value.dim[0]);
+    struct tensor *y = like(NAMED(tape), x, weight->value.dim[0]);
     if (bias)
         CHECK_SHAPES(tensor_count(&bias->value) == weight->value.dim[0], "linear bias", y, &bias->value);
     if (residual) CHECK_SHAPES(tensor_same_shape(residual, y), "linear residual", y, residual);
@@ -113,7 +115,8 @@ struct tensor *op_convolution(struct tape *tape, struct convolution geometry, st
     int64_t height, width;
     windows(&geometry, x, kernel[2], kernel[3], &height, &width);
     CHECK_SHAPES(height > 0 && width > 0, "convolution of a map smaller than its kernel", x, &weight->value);
-    struct tensor *y = tape_tensor(tape, x->dtype, 4, (int64_t[]){x->dim[0], height, width, kernel[0]});
+    struct tensor *y =
+        tape_tensor(NAMED(tape), x->dtype, 4, (int64_t[]){x->dim[0], height, width, kernel[0]});
     if (bias) CHECK_SHAPES(tensor_count(&bias->value) == kernel[0], "convolution bias", y, &bias->value);
     if (residual) CHECK_SHAPES(tensor_same_shape(residual, y), "convolution residual", y, residual);
     OPS(tape)->convolution_forward(tape_backend(tape), &geometry, x, weight, value_of(bias), residual, y);
@@ -153,8 +156,8 @@ struct tensor *op_group_norm(struct tape *tape, struct tensor *x, struct tensor 
                          shift->dtype == x->dtype,
                      "group norm shift", x, shift);
     check_gate(x, gate, channels);
-    struct tensor *y = like(tape, x, channels);
-    struct tensor *statistics = kept(tape, 3, x->dim[0], groups, 2);
+    struct tensor *y = like(NAMED(tape), x, channels);
+    struct tensor *statistics = kept(NAMED(tape), 3, x->dim[0], groups, 2);
     OPS(tape)->group_norm_forward(tape_backend(tape), x, shift, &weight->value, &bias->value, groups, epsilon,
                                   silu, gate, y, statistics);
     tape_record(tape, &(struct node){.backward = group_norm_backward,
@@ -182,8 +185,8 @@ struct tensor *op_layer_norm(struct tape *tape, struct tensor *x, struct paramet
                              struct parameter *bias, float epsilon)
 {
     CHECK_SHAPES(tensor_count(&weight->value) == tensor_channels(x), "layer norm", x, &weight->value);
-    struct tensor *y = like(tape, x, tensor_channels(x));
-    struct tensor *statistics = kept(tape, 2, tensor_rows(x), 2, 0);
+    struct tensor *y = like(NAMED(tape), x, tensor_channels(x));
+    struct tensor *statistics = kept(NAMED(tape), 2, tensor_rows(x), 2, 0);
     OPS(tape)->layer_norm_forward(tape_backend(tape), x, &weight->value, &bias->value, epsilon, y,
                                   statistics);
     tape_record(tape, &(struct node){.backward = layer_norm_backward,
@@ -244,8 +247,8 @@ struct tensor *op_attention(struct tape *tape, struct attention attention, struc
         CHECK(gate.count == attention.heads, "attention: a gate of %lld entries for %lld heads",
               (long long)gate.count, (long long)attention.heads);
     check_gate(q, gate, width);
-    struct tensor *y = like(tape, q, width);
-    struct tensor *log_sum = kept(tape, 3, q->dim[0], attention.heads, tensor_tokens(q));
+    struct tensor *y = like(NAMED(tape), q, width);
+    struct tensor *log_sum = kept(NAMED(tape), 3, q->dim[0], attention.heads, tensor_tokens(q));
     OPS(tape)->attention_forward(tape_backend(tape), &attention, q, kv, key_mask, gate, y, log_sum);
     bool recorded = tape_record(tape, &(struct node){.backward = attention_backward,
                                                      .in = {q, kv, key_mask},
@@ -273,7 +276,7 @@ struct tensor *op_geglu(struct tape *tape, struct tensor *x, struct gate gate)
     int64_t channels = tensor_channels(x);
     CHECK_SHAPES(channels % 2 == 0, "geglu", x, x);
     check_gate(x, gate, channels / 2);
-    struct tensor *y = like(tape, x, channels / 2);
+    struct tensor *y = like(NAMED(tape), x, channels / 2);
     OPS(tape)->geglu_forward(tape_backend(tape), x, gate, y);
     tape_record(tape, &(struct node){.backward = geglu_backward, .in = {x}, .out = {y}, .gate = gate});
     return y;
@@ -290,7 +293,7 @@ static void activation_backward(struct tape *tape, struct node *node)
 
 struct tensor *op_activation(struct tape *tape, enum activation kind, struct tensor *x)
 {
-    struct tensor *y = like(tape, x, tensor_channels(x));
+    struct tensor *y = like(NAMED(tape), x, tensor_channels(x));
     OPS(tape)->activation_forward(tape_backend(tape), kind, x, y);
     tape_record(tape, &(struct node){
                           .backward = activation_backward, .in = {x}, .out = {y}, .args.activation = kind});
@@ -309,7 +312,7 @@ static void add_backward(struct tape *tape, struct node *node)
 struct tensor *op_add(struct tape *tape, struct tensor *a, struct tensor *b)
 {
     CHECK_SHAPES(tensor_same_shape(a, b) && a->dtype == b->dtype, "add", a, b);
-    struct tensor *y = like(tape, a, tensor_channels(a));
+    struct tensor *y = like(NAMED(tape), a, tensor_channels(a));
     OPS(tape)->add(tape_backend(tape), a, b, y);
     tape_record(tape, &(struct node){.backward = add_backward, .in = {a, b}, .out = {y}});
     return y;
@@ -326,7 +329,7 @@ static void cast_backward(struct tape *tape, struct node *node)
 struct tensor *op_cast(struct tape *tape, struct tensor *x, enum dtype dtype)
 {
     if (x->dtype == dtype) return x;
-    struct tensor *y = tape_tensor(tape, dtype, x->rank, x->dim);
+    struct tensor *y = tape_tensor(NAMED(tape), dtype, x->rank, x->dim);
     OPS(tape)->cast(tape_backend(tape), x, y);
     tape_record(tape, &(struct node){.backward = cast_backward, .in = {x}, .out = {y}});
     return y;
@@ -342,7 +345,7 @@ static void scale_backward(struct tape *tape, struct node *node)
 
 struct tensor *op_scale(struct tape *tape, struct tensor *x, float factor)
 {
-    struct tensor *y = like(tape, x, tensor_channels(x));
+    struct tensor *y = like(NAMED(tape), x, tensor_channels(x));
     OPS(tape)->scale(tape_backend(tape), x, factor, y);
     tape_record(tape,
                 &(struct node){.backward = scale_backward, .in = {x}, .out = {y}, .args.factor = factor});
@@ -366,7 +369,7 @@ struct tensor *op_depth_mix(struct tape *tape, struct tensor *x, struct tensor *
     CHECK_SHAPES(tensor_same_shape(x, f) && x->dtype == f->dtype, "depth mix", x, f);
     CHECK(gate.count == 1, "depth mix: a gate of %lld entries, 1 allowed", (long long)gate.count);
     check_gate(x, gate, 1);
-    struct tensor *y = like(tape, x, tensor_channels(x));
+    struct tensor *y = like(NAMED(tape), x, tensor_channels(x));
     OPS(tape)->depth_mix_forward(tape_backend(tape), x, f, gate, y);
     tape_record(tape, &(struct node){.backward = depth_mix_backward, .in = {x, f}, .out = {y}, .gate = gate});
     return y;
@@ -388,7 +391,7 @@ struct tensor *op_concat(struct tape *tape, struct tensor *a, struct tensor *b)
 {
     CHECK_SHAPES(a->rank == b->rank && tensor_rows(a) == tensor_rows(b) && a->dtype == b->dtype, "concat", a,
                  b);
-    struct tensor *y = like(tape, a, tensor_channels(a) + tensor_channels(b));
+    struct tensor *y = like(NAMED(tape), a, tensor_channels(a) + tensor_channels(b));
     OPS(tape)->concat_forward(tape_backend(tape), a, b, y);
     tape_record(tape, &(struct node){.backward = concat_backward, .in = {a, b}, .out = {y}});
     return y;
@@ -423,7 +426,7 @@ struct tensor *op_concat_tokens(struct tape *tape, struct tensor *a, struct tens
                      tensor_channels(a) == tensor_channels(b) && a->dtype == b->dtype,
                  "concat of tokens", a, b);
     int64_t dim[] = {a->dim[0], tensor_tokens(a) + tensor_tokens(b), tensor_channels(a)};
-    struct tensor *y = tape_tensor(tape, a->dtype, 3, dim);
+    struct tensor *y = tape_tensor(NAMED(tape), a->dtype, 3, dim);
     struct tensor a_rows = sample_rows(a), b_rows = sample_rows(b), y_rows = sample_rows(y);
     OPS(tape)->concat_forward(tape_backend(tape), &a_rows, &b_rows, &y_rows);
     tape_record(tape, &(struct node){.backward = concat_tokens_backward, .in = {a, b}, .out = {y}});
@@ -442,7 +445,8 @@ struct tensor *op_upsample(struct tape *tape, struct tensor *x, int64_t height, 
 {
     CHECK(x->rank == 4 && height >= x->dim[1] && width >= x->dim[2], "upsample: %s to %lld x %lld",
           tensor_text(x, (char[TENSOR_TEXT_SIZE]){0}), (long long)height, (long long)width);
-    struct tensor *y = tape_tensor(tape, x->dtype, 4, (int64_t[]){x->dim[0], height, width, x->dim[3]});
+    struct tensor *y =
+        tape_tensor(NAMED(tape), x->dtype, 4, (int64_t[]){x->dim[0], height, width, x->dim[3]});
     OPS(tape)->upsample_forward(tape_backend(tape), x, y);
     tape_record(tape, &(struct node){.backward = upsample_backward, .in = {x}, .out = {y}});
     return y;
@@ -462,7 +466,8 @@ struct tensor *op_pool(struct tape *tape, struct pooling pooling, struct tensor 
     CHECK(height > 0 && width > 0, "pooling of %s by a larger window, %lld x %lld",
           tensor_text(x, (char[TENSOR_TEXT_SIZE]){0}), (long long)pooling.kernel_height,
           (long long)pooling.kernel_width);
-    struct tensor *y = tape_tensor(tape, x->dtype, 4, (int64_t[]){x->dim[0], height, width, x->dim[3]});
+    struct tensor *y =
+        tape_tensor(NAMED(tape), x->dtype, 4, (int64_t[]){x->dim[0], height, width, x->dim[3]});
     OPS(tape)->pool(tape_backend(tape), &pooling, x, y);
     return y;
 }
@@ -475,7 +480,8 @@ struct tensor *op_timestep_embedding(struct tape *tape, struct tensor *timesteps
     CHECK(timesteps->rank == 1 && timesteps->dtype == DTYPE_F32 && channels % 2 == 0,
           "timestep embedding: %s to %lld channels", tensor_text(timesteps, (char[TENSOR_TEXT_SIZE]){0}),
           (long long)channels);
-    struct tensor *y = tape_tensor(tape, tape_dtype(tape), 2, (int64_t[]){timesteps->dim[0], channels});
+    struct tensor *y =
+        tape_tensor(NAMED(tape), tape_dtype(tape), 2, (int64_t[]){timesteps->dim[0], channels});
     OPS(tape)->timestep_embedding(tape_backend(tape), timesteps, flip_sin_to_cos, shift, y);
     return y;
 }
@@ -494,7 +500,7 @@ struct tensor *op_embedding(struct tape *tape, struct tensor *ids, struct parame
     int64_t dim[TENSOR_MAX_RANK];
     for (int i = 0; i < ids->rank; i++) dim[i] = ids->dim[i];
     dim[ids->rank] = tensor_channels(&table->value);
-    struct tensor *y = tape_tensor(tape, tape_dtype(tape), ids->rank + 1, dim);
+    struct tensor *y = tape_tensor(NAMED(tape), tape_dtype(tape), ids->rank + 1, dim);
     OPS(tape)->embedding_forward(tape_backend(tape), ids, &table->value, y);
     tape_record(tape,
                 &(struct node){.backward = embedding_backward, .in = {ids}, .out = {y}, .weight = table});
@@ -514,7 +520,7 @@ struct tensor *op_masked_mean(struct tape *tape, struct tensor *x, struct tensor
     CHECK_SHAPES(x->rank == 3 && mask->rank == 2 && mask->dtype == DTYPE_F32 && x->dim[0] == mask->dim[0] &&
                      x->dim[1] == mask->dim[1],
                  "masked mean", x, mask);
-    struct tensor *y = tape_tensor(tape, DTYPE_F32, 2, (int64_t[]){x->dim[0], x->dim[2]});
+    struct tensor *y = tape_tensor(NAMED(tape), DTYPE_F32, 2, (int64_t[]){x->dim[0], x->dim[2]});
     OPS(tape)->masked_mean_forward(tape_backend(tape), x, mask, y);
     tape_record(tape, &(struct node){.backward = masked_mean_backward, .in = {x, mask}, .out = {y}});
     return y;
@@ -536,7 +542,7 @@ struct tensor *op_squared_error(struct tape *tape, struct tensor *a, struct tens
                  a, b);
     CHECK_SHAPES(!b->needs_grad, "squared error: the gradient to the second argument is not defined here", a,
                  b);
-    struct tensor *loss = kept(tape, 1, a->dim[0], 0, 0);
+    struct tensor *loss = kept(NAMED(tape), 1, a->dim[0], 0, 0);
     OPS(tape)->squared_error_forward(tape_backend(tape), a, b, loss);
     tape_record(tape, &(struct node){.backward = squared_error_backward, .in = {a, b}, .out = {loss}});
     return loss;

@@ -122,7 +122,7 @@ def check_refusals(checks, chain):
     checks.that(result.returncode == 2 and 'comm.cuda_aware is "on"' in result.stdout, f"a wrong MPI, forced: {result.stdout}")
     refused(checks, chain, "no GPU", "there is no GPU", 2, 1, APTP_EMULATOR_DEVICES="0")
     refused(checks, chain, "more ranks than GPUs", "2 ranks would share", 2, 2, APTP_EMULATOR_DEVICES="1")
-    refused(checks, chain, "a full GPU", "the GPU's memory is full", 5, 1, APTP_EMULATOR_MEMORY="64")
+    refused(checks, chain, "a full GPU", "asked for by op_", 5, 1, APTP_EMULATOR_MEMORY="100")
     with Environment(APTP_EMULATOR_DEVICES="1"):
         result = chain.run("prune", ranks=2, settings={**SHORT["prune"], **GPU, "run.log": "normal"})
     checks.that(result.returncode == 0 and result.stdout.count("emulated GPU 0") == 2, f"a shared GPU: {result.stdout}")
