@@ -34,8 +34,11 @@ enum { DEVICE_BLOCK_GUARD = 0 };
 
 /* Arguments are taken at the launch, as by <<<>>>; the kernel runs later. */
 #define LAUNCH(kernel, grid, block, stream, ...)                                                             \
-    emulator_launch(                                                                                         \
-        #kernel, grid, block, stream, [](auto... arguments) { kernel(arguments...); }, __VA_ARGS__)
+    do {                                                                                                     \
+        emulator_launch(                                                                                     \
+            #kernel, grid, block, stream, [](auto... arguments) { kernel(arguments...); }, __VA_ARGS__);     \
+        CUDA_CHECK(cudaGetLastError());                                                                      \
+    } while (0)
 
 #define SHARED(type, name, count)                                                                            \
     type *name = static_cast<type *>(emulator_shared(#name, sizeof(type) * (count), alignof(type)))

@@ -231,6 +231,18 @@ __global__ static void read_global(float *y)
     y[threadIdx.x] = host_value;
 }
 
+__device__ __attribute__((noinline)) static float deep(const float *x, int depth)
+{
+    volatile float frame[256];
+    for (int i = 0; i < 256; i++) frame[i] = x[i];
+    return depth == 0 ? frame[3] : deep(x, depth - 1) + frame[depth % 256];
+}
+
+__global__ static void deep_calls(const float *x, float *y, int depth)
+{
+    y[threadIdx.x] = deep(x, depth);
+}
+
 static void on_two_streams(bool copy_waits)
 {
     struct bench bench = bench_open();
@@ -360,6 +372,8 @@ const struct emulator_case broken_cases[] = {
          LAUNCH(write_host, 1, 32, bench.stream, bench.host);),
     CASE("kernel reads a variable of the host", "a kernel reads host memory",
          LAUNCH(read_global, 1, 32, bench.stream, bench.y);),
+    CASE("kernel with a stack too deep", "a kernel's stack overflows",
+         LAUNCH(deep_calls, 1, 2, bench.stream, bench.x, bench.y, 1000);),
     CASE("kernel with atomics", "atomic",
          LAUNCH(add_atomically, 1, 32, bench.stream, reinterpret_cast<unsigned *>(bench.x));),
     CASE("host reads device memory", "host code touched device memory",
@@ -380,6 +394,8 @@ const struct emulator_case broken_cases[] = {
     CASE("copy in the wrong direction", "not device memory",
          CUDA_CHECK(cudaMemcpyAsync(bench.host, bench.x, 4, cudaMemcpyHostToDevice, bench.stream));),
     CASE("default stream", "default stream", LAUNCH(copy, 1, 64, nullptr, bench.x, bench.y, COUNT);),
+    CASE("a launch without blocks", "cudaGetLastError(): invalid configuration",
+         LAUNCH(copy, 0, 64, bench.stream, bench.x, bench.y, COUNT);),
     CASE("free of what is no allocation", "which is no allocation", CUDA_CHECK(cudaFree(bench.x + 1));),
 
     {"missing stream wait", missing_stream_wait, "uninitialised read", true},

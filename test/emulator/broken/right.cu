@@ -258,12 +258,16 @@ static void errors(void)
     CUDA_CHECK(cudaMemGetInfo(&available, &total));
     CHECK(cudaMalloc(&memory, available + 1) == cudaErrorMemoryAllocation, "more than all of it");
     CHECK(cudaGetLastError() == cudaErrorMemoryAllocation && cudaGetLastError() == cudaSuccess, "last error");
-    LAUNCH(twice, 0, 256, bench.stream, bench.x, bench.y, COUNT);
-    CHECK(cudaGetLastError() == cudaErrorInvalidConfiguration, "no blocks");
-    LAUNCH(twice, 1, 1025, bench.stream, bench.x, bench.y, COUNT);
-    CHECK(cudaGetLastError() == cudaErrorInvalidConfiguration, "too many threads");
-    LAUNCH(twice, (int64_t)1 << 32, 32, bench.stream, bench.x, bench.y, COUNT);
-    CHECK(cudaGetLastError() == cudaErrorInvalidConfiguration, "more blocks than 32 bits count");
+    const struct {
+        int64_t grid, block;
+    } refused[] = {{0, 256}, {1, 1025}, {(int64_t)1 << 32, 32}, {-1, 32}};
+    for (auto size : refused) {
+        emulator_launch(
+            "twice", size.grid, size.block, bench.stream, [](auto... arguments) { twice(arguments...); },
+            bench.x, bench.y, (int)COUNT);
+        CHECK(cudaGetLastError() == cudaErrorInvalidConfiguration, "%lld blocks of %lld threads",
+              (long long)size.grid, (long long)size.block);
+    }
     CHECK(cudaSetDevice(16) == cudaErrorInvalidDevice && cudaGetLastError() != cudaSuccess, "device 16");
     bench_close(&bench);
 }
