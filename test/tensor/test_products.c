@@ -428,6 +428,28 @@ static void sample_does_not_depend_on_the_others(void **state)
         }
 }
 
+/* With tf32, fp32 operands keep 10 bits of mantissa: each term errs by up to 2^-10, and some do so by more
+ * than fp32 would. Without it (again) they do not. */
+static void tf32_is_a_switch(void **state)
+{
+    struct backend *backend = *state;
+    if (!backend->device) return;
+    for (int linear = 0; linear < 2; linear++) {
+        struct product p = product_new(backend, linear ? linears[7] : convolutions[11], DTYPE_F32, linear);
+        product_expect(&p);
+        backend->tf32 = true;
+        forward(backend, &p, false, false);
+        backend->tf32 = false;
+        double largest = 0;
+        for (int64_t i = 0; i < tensor_count(&p.y.tensor); i++)
+            largest = fmax(largest, fabs(mirrored_at(&p.y, i) - p.y_sum[i].value) / p.y_sum[i].magnitude);
+        assert_true(largest > SUM_TOLERANCE && largest < 1.0 / 1024);
+        forward(backend, &p, false, false);
+        assert_forward(&p, false, false);
+        product_free(backend, &p);
+    }
+}
+
 static void count_primitives(const struct primitive *primitive, void *count)
 {
     (void)primitive;
@@ -543,9 +565,16 @@ static int open_backend(void **state)
 
 static int close_backend(void **state)
 {
-    size_t held = ((struct backend *)*state)->bytes;
     backend_close(*state);
-    return held == 0 ? 0 : -1;
+    return 0;
+}
+
+/* The last test: what the others took. */
+static void memory_is_given_back(void **state)
+{
+    struct backend *backend = *state;
+    assert_int_equal(backend->bytes, 0);
+    assert_int_equal(arena_in_use(backend->scratch), 0);
 }
 
 int main(void)
@@ -557,6 +586,8 @@ int main(void)
         cmocka_unit_test(packed_weight_follows_the_master),
         cmocka_unit_test(frozen_weight_needs_no_master),
         cmocka_unit_test(sample_does_not_depend_on_the_others),
+        cmocka_unit_test(tf32_is_a_switch),
+        cmocka_unit_test(memory_is_given_back),
     };
     const struct CMUnitTest more[] = {
         cmocka_unit_test(second_step_allocates_nothing),
