@@ -15,15 +15,15 @@ void device_memory_full(struct cuda_backend *cuda, const char *what, size_t byte
     size_t available = 0, total = 0;
     cudaGetLastError(); // the failure that brought us here
     CUDA_CHECK(cudaMemGetInfo(&available, &total));
-    const double gib = 1 << 30;
+    const double mib = 1 << 20;
     check_failed(
         __FILE__, __LINE__, "memory",
-        "the GPU's memory is full: %.2f GiB asked for by %s; weights and optimiser hold %.2f GiB, "
-        "this arena of a step's tensors %.2f GiB; free %.2f of %.2f GiB. Less is used with a smaller "
+        "the GPU's memory is full: %.1f MiB asked for by %s; weights and optimiser hold %.1f MiB, "
+        "this arena of a step's tensors %.1f MiB; free %.1f of %.1f MiB. Less is used with a smaller "
         "micro_batch, with recompute = true, with run.precision = \"bf16\", and (trainings) with more "
         "ranks for the same batch; --check tells what a step needs",
-        (double)bytes / gib, what ? what : "the program", (double)cuda->base.bytes / gib,
-        (double)in_step / gib, (double)available / gib, (double)total / gib);
+        (double)bytes / mib, what ? what : "the program", (double)cuda->base.bytes / mib,
+        (double)in_step / mib, (double)available / mib, (double)total / mib);
 }
 
 /* ---- memory */
