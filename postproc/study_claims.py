@@ -254,6 +254,7 @@ QUESTIONS = [
     Question("Prompt-tailored experts are better than a single architecture that has as few steps as each of them", "aptp", ("single_short",), quality),
     Question("Prompt-tailored experts that have as many steps each as the single architecture are better than it", "aptp_long", ("single",), quality),
     Question("The same of experts whose sizes nothing spreads", "no_spread_long", ("single",), quality),
+    Question("The same of a router that learns with the scaled learning rate", "lr_scaled_long", ("single",), quality),
     Question("They are better than pruning by magnitude, at random, by uniform width or of whole blocks, at the same MACs", "aptp",
              ("magnitude", "random", "uniform", "block"), quality),
     Question("Text prompts (letters, keycaps, flags, clock faces, signs) get larger experts", "aptp", (), text_sizes),
