@@ -132,9 +132,6 @@ static void check_private(uintptr_t address, size_t bytes, bool write)
     if (address >= mine->stack && address < mine->stack_end) return;
     if (!write && ((address >= mine->parameters && address < mine->parameters_end) || is_constant(address)))
         return;
-    if (address < mine->stack && address >= mine->stack - (1 << 20))
-        emulator_fail("a kernel's stack overflows: %zu bytes in all",
-                      (size_t)(mine->stack_end - mine->stack));
     emulator_fail("a kernel %s host memory: %zu bytes at %p", write ? "writes" : "reads", bytes,
                   reinterpret_cast<void *>(address));
 }

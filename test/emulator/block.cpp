@@ -15,7 +15,7 @@
 
 /* ---- fibers: stacks that the process changes between */
 
-static const size_t STACK = 128 << 10, GUARD = 4096;
+static const size_t STACK = 128 << 10;
 
 struct fiber {
     void *saved; /* its stack pointer while it does not run */
@@ -126,12 +126,12 @@ static void run_threads(void);
 
 static struct fiber *fiber_new(void)
 {
-    void *memory = mmap(nullptr, GUARD + STACK, PROT_READ | PROT_WRITE,
+    void *memory = mmap(nullptr, STACK_GUARD + STACK, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED || mprotect(memory, GUARD, PROT_NONE) != 0)
+    if (memory == MAP_FAILED || mprotect(memory, STACK_GUARD, PROT_NONE) != 0)
         emulator_fail("no memory for a thread's stack");
     struct fiber *fiber = new struct fiber();
-    fiber->stack = static_cast<char *>(memory) + GUARD;
+    fiber->stack = static_cast<char *>(memory) + STACK_GUARD;
     fiber->stack_end = fiber->stack + STACK;
     prepare(fiber, run_threads);
     return fiber;

@@ -59,6 +59,7 @@ struct moment {
 extern struct moment moment;
 
 /* Host memory that the thread which runs may use: its stack, and the kernel's parameters. */
+constexpr size_t STACK_GUARD = 64 << 10; /* bytes below each stack that cannot be touched */
 struct private_memory {
     uintptr_t stack, stack_end, parameters, parameters_end;
 };

@@ -45,8 +45,7 @@ static void on_fault(int signal, siginfo_t *info, void *context)
     if (in_device(address))
         emulator_fail("%s touched device memory: %s", opened ? "a library or copy" : "host code",
                       memory_describe(address).c_str());
-    const uintptr_t below = private_memory.stack - PAGE;
-    if (kernel_runs() && address >= below && address < private_memory.stack)
+    if (kernel_runs() && address >= private_memory.stack - STACK_GUARD && address < private_memory.stack)
         emulator_fail("a kernel's stack overflows");
     if (fault_before.sa_flags & SA_SIGINFO)
         fault_before.sa_sigaction(signal, info, context);

@@ -233,7 +233,7 @@ __global__ static void read_global(float *y)
 
 __device__ __attribute__((noinline)) static float deep(const float *x, int depth)
 {
-    volatile float frame[256];
+    volatile float frame[4000]; // more than a page
     for (int i = 0; i < 256; i++) frame[i] = x[i];
     return depth == 0 ? frame[3] : deep(x, depth - 1) + frame[depth % 256];
 }
