@@ -51,7 +51,7 @@ endif
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all help info deps venv check check-emulator check-nvcc check-gpu check-python check-mpnet test tests mutants fuzz harnesses lint demo study study-results check-report bench reference reference-full rehearsal readme clean FORCE
+.PHONY: all help info deps venv check check-emulator check-nvcc check-gpu check-python check-mpnet test tests mutants fuzz harnesses lint demo study study-results check-report bench bench-gpu reference reference-full rehearsal readme clean FORCE
 
 all: $(PROGRAM)          ## the program alone (what `make` does)
 
@@ -264,6 +264,11 @@ check-mpnet: deps        ## fetch all-mpnet-base-v2 (400 MB, into build/) and co
 bench:                   ## SD 2.1 at full size: speed, memory, the machine's roof; beside diffusers where PYTORCH has it
 	$(Q)$(MAKE) --no-print-directory venv all
 	$(Q)$(TOOL)/bench.py ./$(PROGRAM) build/bench --pytorch $(PYTORCH)
+
+bench-gpu:               ## the same on a GPU, in at most 10 minutes behind the build: a table and build/bench-gpu/bench.json
+	$(Q)[ -e /dev/nvidiactl ] || nvidia-smi -L > /dev/null 2>&1 || { echo "bench-gpu: this machine has no GPU" >&2; exit 2; }
+	$(Q)$(MAKE) --no-print-directory CUDA=1 -j$$(nproc) venv all
+	$(Q)$(TOOL)/bench.py ./aptp build/bench-gpu --gpu --rounds 1 --minutes 9 --pytorch $(PYTORCH)
 
 # ORIGINAL: a copy of github.com/rezashkv/diffusion_pruning, whose classes then write the checkpoint that is read.
 check-python: all        ## exported experts in diffusers, the demo's too (PYTORCH: a Python with torch, diffusers, transformers, h5py)

@@ -235,6 +235,7 @@ static const struct backend_ops cuda_ops = {
     .sum_of_squares = sum_of_squares_cuda,
     .bucket_pack = bucket_pack_cuda,
     .bucket_unpack = bucket_unpack_cuda,
+    .roof = roof_cuda,
 };
 
 struct backend *cuda_backend_open(void)

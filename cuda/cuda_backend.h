@@ -26,6 +26,7 @@ int cuda_device_count(void);
 
 /* Makes `device` in [0, cuda_device_count()) the process's current one. Local. */
 void cuda_device_choose(int device);
+int cuda_device_chosen(void);
 
 /* "NVIDIA H100 80GB HBM3, compute capability 9.0, 79.1 GiB", of a device; the caller frees it. */
 char *cuda_device_text(int device);

@@ -269,4 +269,7 @@ void bucket_pack_cuda(struct backend *backend, int count, const struct trained_a
 void bucket_unpack_cuda(struct backend *backend, const float *packed, int count,
                         const struct trained_array *arrays);
 
+/* ---- roof.cu */
+double roof_cuda(struct backend *backend, enum roof kind, enum dtype dtype, double seconds);
+
 #endif

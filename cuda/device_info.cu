@@ -19,6 +19,13 @@ void cuda_device_choose(int device)
     CUDA_CHECK(cudaSetDevice(device));
 }
 
+int cuda_device_chosen(void)
+{
+    int device;
+    CUDA_CHECK(cudaGetDevice(&device));
+    return device;
+}
+
 char *cuda_device_text(int device)
 {
     cudaDeviceProp properties;

@@ -1,15 +1,19 @@
-"""The work of phase bench in PyTorch and diffusers, in their best eager form on CPUs (channels_last; bf16 where it is native).
+"""The work of phase bench in PyTorch and diffusers, in their best form: channels_last, bf16 where it is native; on CPUs eager, on GPUs by
+torch.compile in its default mode.
 
     python postproc/bench_diffusers.py --config input/sd21/unet.json --precision bf16 --latents 32 --tokens 77 --batches 1 2 4 \
-        --prune-batch 2 --repeats 3 --threads 2 OUT.json
+        --prune-batch 2 --repeats 3 --threads 2 [--device cuda] [--compile] [--train-batch 32] OUT.json
 
-A forward pass is that of the UNet without gradients. A pruning step is the teacher's forward pass, the student's with gates
-(hooks, as in test/reference/gates.py) and the gradient of the gates; no weight wants a gradient. Times in seconds, memory (peak
-resident size of the process, weights included) in bytes.
+A forward pass is that of the UNet in inference mode. A pruning step is the teacher's forward pass, the student's with gates
+(hooks, as in test/reference/gates.py) and the gradient of the gates; no weight wants a gradient. A training pass is a forward and a
+backward pass with the gradients of all weights, which are fp32, computed in bf16 by autocast. Pruning and training are at the first of
+the latents. Times in seconds; memory in bytes: peak_resident is the process's, weights included, peak_memory the GPU's, as PyTorch
+allocates it. OUT.json is written after each case: one that is stopped leaves those before it.
 """
 
 import argparse
 import contextlib
+import copy
 import json
 import resource
 import statistics
@@ -25,20 +29,29 @@ import gates as gating  # noqa: E402
 import units  # noqa: E402
 
 
-def make_unet(config, dtype):
-    """Random weights, made in their final precision: an fp32 copy would be the peak of memory."""
+def make_unet(args, dtype):
+    """Random weights, made in their final precision and place: an fp32 copy would be the peak of memory."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
-    unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(config))
+    with torch.device(args.device):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(args.config))
     torch.set_default_dtype(before)
     return unet.to(dtype=dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-def make_inputs(unet, batch, latents, tokens, dtype):
+def make_inputs(args, unet, batch, latents, dtype):
     channels, width = unet.config.in_channels, unet.config.cross_attention_dim
-    sample = torch.randn(batch, channels, latents, latents).to(dtype=dtype, memory_format=torch.channels_last)
-    text = torch.randn(batch, tokens, width).to(dtype)
-    return sample, torch.full((batch,), 500), text
+    sample = torch.randn(batch, channels, latents, latents).to(args.device, dtype, memory_format=torch.channels_last)
+    text = torch.randn(batch, args.tokens, width).to(args.device, dtype)
+    return sample, torch.full((batch,), 500, device=args.device), text
+
+
+def best_form(args, unet):
+    """What is called in place of the UNet; the shapes and hooks that it meets first must stay."""
+    if not args.compile:
+        return unet
+    torch.compiler.reset()  # graphs of other shapes count towards a limit, behind which nothing is compiled
+    return torch.compile(unet, dynamic=False)
 
 
 def blocks_of(unet):
@@ -60,72 +73,126 @@ def hidden_states(unet, states):
             handle.remove()
 
 
-def forward(unet, sample, timesteps, text):
-    with torch.no_grad():
-        return unet(sample, timesteps, text).sample
+def measure_forward(args, unet, batch, latents, dtype):
+    inputs, run = make_inputs(args, unet, batch, latents, dtype), best_form(args, unet)
+
+    def forward():
+        with torch.inference_mode():
+            return run(*inputs).sample
+
+    return measure(args, forward)
 
 
-def prune_step(unet, table, sample, timesteps, text, target, values):
-    """Returns the gradient of values [B, n], the gates."""
-    mse = torch.nn.functional.mse_loss
-    teacher_states, states = [], []
-    with hidden_states(unet, teacher_states):
-        teacher = forward(unet, sample, timesteps, text)
-    values = values.clone().requires_grad_()
-    with hidden_states(unet, states), gating.gated(table, gating.from_vector(values.to(sample.dtype), table)):
-        output = unet(sample, timesteps, text).sample
-    blocks = sum(mse(a, b) for a, b in zip(states, teacher_states)) / len(states)
-    loss = mse(output, target) + 0.2 * mse(output, teacher) + 0.2 * blocks
-    loss.backward()
-    return values.grad
+def measure_prune_step(args, teacher, dtype):
+    """The gradient of values [B, n], the gates. Teacher and student are two networks with the same weights: hooks stay as they are."""
+    mse, batch = torch.nn.functional.mse_loss, args.prune_batch
+    student = copy.deepcopy(teacher, {id(parameter): parameter for parameter in teacher.parameters()})
+    inputs, table = make_inputs(args, teacher, batch, args.latents[0], dtype), units.table(student)
+    target, teacher_states, states = torch.randn_like(inputs[0]), [], []
+    values = torch.full((batch, sum(u.width for u in table.widths) + len(table.depths)), 0.75, device=args.device, requires_grad=True)
+    gates = gating.from_vector(values.to(dtype), table)
+    with hidden_states(teacher, teacher_states), hidden_states(student, states), gating.gated(table, gates):
+        run_teacher = best_form(args, teacher)
+        run_student = torch.compile(student, dynamic=False) if args.compile else student
+
+        def step():
+            teacher_states.clear()
+            states.clear()
+            values.grad = None
+            with torch.no_grad():
+                taught = run_teacher(*inputs).sample
+            output = run_student(*inputs).sample
+            blocks = sum(mse(a, b) for a, b in zip(states, teacher_states, strict=True)) / len(states)
+            (mse(output, target) + 0.2 * mse(output, taught) + 0.2 * blocks).backward()
+
+        return measure(args, step)
 
 
-def reset_peak():
+def measure_training(args, dtype):
+    unet = make_unet(args, torch.float32).requires_grad_(True)
+    inputs, run = make_inputs(args, unet, args.train_batch, args.latents[0], torch.float32), best_form(args, unet)
+    target = torch.randn_like(inputs[0])
+
+    def training_pass():
+        unet.zero_grad(set_to_none=True)
+        with torch.autocast(args.device, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            output = run(*inputs).sample
+        torch.nn.functional.mse_loss(output.float(), target).backward()
+
+    return measure(args, training_pass)
+
+
+def reset_peak(args):
+    if args.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak resident set size
 
 
-def measure(work, repeats):
-    """One run to warm up, then the median and the shortest of `repeats`."""
-    reset_peak()
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
+def time_when_done(args):
+    if args.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measure(args, work):
+    """Runs to warm up (and compile), then the median and the shortest of args.repeats."""
+    reset_peak(args)
+    for _ in range(3 if args.compile else 1):
         work()
-        times.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return dict(time=statistics.median(times), time_least=min(times), peak_resident=peak)
+    times = []
+    for _ in range(args.repeats):
+        start = time_when_done(args)
+        work()
+        times.append(time_when_done(args) - start)
+    figures = dict(time=statistics.median(times), time_least=min(times))
+    figures["peak_resident"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if args.device == "cuda":
+        figures["peak_memory"] = torch.cuda.max_memory_allocated()
+    return figures
+
+
+def cases(args, dtype):
+    """(name as in bench.py, what measures it)."""
+    unet, first = make_unet(args, dtype), f"{args.latents[0]}x{args.latents[0]}"
+    for latents in args.latents:
+        for batch in args.batches:
+            yield f"forward, {latents}x{latents}, batch {batch}", lambda b=batch, n=latents: measure_forward(args, unet, b, n, dtype)
+    if args.prune_batch:
+        yield f"pruning step, {first}, batch {args.prune_batch}", lambda: measure_prune_step(args, unet, dtype)
+    del unet
+    if args.train_batch:
+        yield f"training pass, teacher, {first}, batch {args.train_batch}", lambda: measure_training(args, dtype)
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", required=True)
     parser.add_argument("--precision", choices=["fp32", "bf16"], required=True)
-    parser.add_argument("--latents", type=int, required=True)
+    parser.add_argument("--latents", type=int, nargs="+", required=True)
     parser.add_argument("--tokens", type=int, required=True)
     parser.add_argument("--batches", type=int, nargs="+", required=True)
     parser.add_argument("--prune-batch", type=int, default=0)
+    parser.add_argument("--train-batch", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("out")
     args = parser.parse_args()
 
     torch.manual_seed(1)
     torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True
     dtype = dict(fp32=torch.float32, bf16=torch.bfloat16)[args.precision]
-    unet = make_unet(args.config, dtype)
-    result = dict(torch=torch.__version__, forward=[])
-    for batch in args.batches:
-        inputs = make_inputs(unet, batch, args.latents, args.tokens, dtype)
-        result["forward"].append(measure(lambda: forward(unet, *inputs), args.repeats))
-    if args.prune_batch:
-        inputs = make_inputs(unet, args.prune_batch, args.latents, args.tokens, dtype)
-        table = units.table(unet)
-        values = torch.full((args.prune_batch, sum(u.width for u in table.widths) + len(table.depths)), 0.75)
-        target = torch.randn_like(inputs[0])
-        result["prune_step"] = measure(lambda: prune_step(unet, table, *inputs, target, values), args.repeats)
-    Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
+    result = dict(torch=torch.__version__, compiled=args.compile, cases={})
+    for name, measured in cases(args, dtype):
+        try:
+            result["cases"][name] = measured()
+        except torch.cuda.OutOfMemoryError as error:
+            print(f"PyTorch: {name}: {error}")
+            torch.cuda.empty_cache()
+        Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

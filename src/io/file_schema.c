@@ -256,11 +256,12 @@ static const struct file_schema_entry entries[] = {
     {FILE_BENCH, "tokens", I32, "", "tokens", "text tokens of each picture"},
     {FILE_BENCH, "repeats", I32, "", "1", "forward passes or steps that were timed in each case"},
     {FILE_BENCH, "precision", TEXT, "", "1", "what is computed in: fp32 or bf16"},
+    {FILE_BENCH, "device", TEXT, "", "1", "the GPU that computed; not there where none did"},
     {FILE_BENCH, "threads", I32, "", "threads", "that computed"},
     {FILE_BENCH, "time", F64, "[M, R, B]", "s", "median time of a forward pass"},
     {FILE_BENCH, "time_least", F64, "[M, R, B]", "s", "shortest time"},
     {FILE_BENCH, "speed", F64, "[M, R, B]", "GFLOP/s", "twice the MACs over the shortest time"},
-    {FILE_BENCH, "peak_memory", F64, "[M, R, B]", "bytes", "weights, activations and scratch"},
+    {FILE_BENCH, "peak_memory", F64, "[M, R, B]", "bytes", "weights, activations and scratch: of a GPU, where one computed"},
     {FILE_BENCH, "peak_resident", F64, "[M, R, B]", "bytes", "of the whole process during these forward passes"},
     {FILE_BENCH, "growths", I64, "[M, R, B]", "1", "times that memory grew after the first pass: 0"},
     {FILE_BENCH, "prune_step/batch", I32, "", "pictures", "pruning step of the teacher: its batch, at the first resolution"},
@@ -284,6 +285,7 @@ static const struct file_schema_entry entries[] = {
     {FILE_BENCH, "finetune_step/peak_resident", F64, "[K]", "bytes", "as above"},
     {FILE_BENCH, "finetune_step/growths", I64, "[K]", "1", "as above"},
     {FILE_BENCH, "roof/*", F64, "", "GFLOP/s", "fastest matmul and convolution of the library, _fp32 and _bf16"},
+    {FILE_BENCH, "roof/copy", F64, "", "GB/s", "fastest copy inside the memory, read and written"},
 
     // clip.h5
     {FILE_CLIP, "config", TEXT, "", "1", "the image encoder's config.json (CLIPVisionModelWithProjection)"},

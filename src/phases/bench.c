@@ -18,7 +18,7 @@
 #include "phases/restart.h"
 #include "phases/router_file.h"
 #include "router/baseline.h"
-#include "tensor/roof.h"
+#include "tensor/device.h"
 #include "train/optimiser.h"
 #include "train/student.h"
 
@@ -33,13 +33,14 @@ enum { MAX_CONFIG_BYTES = 1 << 20, MODEL_NAME_SIZE = 32 };
 struct figures {
     double time, least; // s: median and shortest
     double speed;       // GFLOP/s of the shortest
-    double memory;      // bytes: weights, activations, scratch
+    double memory;      // bytes of the backend: weights, activations, scratch
     double resident;    // bytes: of the process
     int64_t growths;    // times that memory grew after the first pass
 };
 
-struct roof {
+struct roofs {
     double matmul[2], convolution[2]; // GFLOP/s, fp32 and bf16; 0: not measured, or not supported
+    double copy;                      // GB/s; 0: not measured
 };
 
 struct benching {
@@ -52,7 +53,7 @@ struct benching {
     int64_t entries, width_entries; // of a mask
     char teacher_id[SHA256_HEX_SIZE];
     enum dtype dtype;
-    struct roof roof;
+    struct roofs roof;
 
     int64_t M, R, B;           // models, resolutions, batch sizes
     int64_t *parameters;       // [M]
@@ -159,12 +160,17 @@ static bool measure_roof(struct benching *bench, struct fault *fault)
     struct backend *backend;
     if (!run_open_backend(bench->run, &bench->cfg->run, &backend, &bench->dtype, fault)) return false;
     double seconds = bench->cfg->roof_seconds;
-    for (int i = 0; i < 2 && seconds > 0 && !bench->run->check_only; i++) {
+    bool wanted = seconds > 0 && !bench->run->check_only;
+    for (int i = 0; i < 2 && wanted; i++) {
         if (!backend->ops->supports(backend, dtypes[i])) continue;
-        bench->roof.matmul[i] = roof_matmul(backend, dtypes[i], seconds);
-        bench->roof.convolution[i] = roof_convolution(backend, dtypes[i], seconds);
+        bench->roof.matmul[i] = backend->ops->roof(backend, ROOF_MATMUL, dtypes[i], seconds);
+        bench->roof.convolution[i] = backend->ops->roof(backend, ROOF_CONVOLUTION, dtypes[i], seconds);
         log_info(bench->run->log, "roof in %s: matrix product %.1f GFLOP/s, convolution %.1f GFLOP/s",
                  dtype_name(dtypes[i]), bench->roof.matmul[i], bench->roof.convolution[i]);
+    }
+    if (wanted) {
+        bench->roof.copy = backend->ops->roof(backend, ROOF_COPY, DTYPE_F32, seconds);
+        log_info(bench->run->log, "roof of copies: %.1f GB/s read and written", bench->roof.copy);
     }
     backend_close(backend);
     return true;
@@ -186,12 +192,19 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* The time by which all that was asked for is done. */
+static double time_when_done(struct backend *backend)
+{
+    backend->ops->synchronize(backend);
+    return timer_now();
+}
+
 /* Runs `pass` once to make primitives and memory, then `repeats` times. Under --check once, for the memory
  * alone. */
 static struct figures measure(const struct benching *bench, struct tape *tape,
                               void (*pass)(struct tape *tape, void *context), void *context, double flops)
 {
-    const struct backend *backend = tape_backend(tape);
+    struct backend *backend = tape_backend(tape);
     const struct arena *arena = tape_arena(tape), *scratch = backend->scratch;
     int repeats = bench->run->check_only ? 0 : (int)bench->cfg->repeats;
     struct figures figures = {0};
@@ -202,9 +215,9 @@ static struct figures measure(const struct benching *bench, struct tape *tape,
     int64_t growths = (int64_t)(arena_growths(arena) + arena_growths(scratch));
     double *seconds = check_malloc((size_t)(repeats + 1) * sizeof *seconds);
     for (int i = 0; i < repeats; i++) {
-        double start = timer_now();
+        double start = time_when_done(backend);
         pass(tape, context);
-        seconds[i] = timer_now() - start;
+        seconds[i] = time_when_done(backend) - start;
     }
     if (repeats > 0) {
         qsort(seconds, (size_t)repeats, sizeof *seconds, by_size);
@@ -639,7 +652,17 @@ static bool write_roof(const struct benching *bench, struct h5_writer *writer, s
             (!h5_write_one_double(writer, names[i][0], bench->roof.matmul[i], fault) ||
              !h5_write_one_double(writer, names[i][1], bench->roof.convolution[i], fault)))
             return false;
-    return true;
+    return bench->roof.copy == 0 || h5_write_one_double(writer, "roof/copy", bench->roof.copy, fault);
+}
+
+/* The GPU, where one computed. */
+static bool write_device(const struct benching *bench, struct h5_writer *writer, struct fault *fault)
+{
+    if (run_backend_kind(bench->run, &bench->cfg->run) != BACKEND_CUDA) return true;
+    char *text = device_text();
+    bool ok = h5_write_text(writer, "device", text, fault);
+    free(text);
+    return ok;
 }
 
 static bool write_all_of_it(const struct benching *bench, struct h5_writer *writer, struct fault *fault)
@@ -648,7 +671,7 @@ static bool write_all_of_it(const struct benching *bench, struct h5_writer *writ
     const int32_t threads = omp_get_max_threads(), prune_batch = (int32_t)bench->cfg->prune_batch,
                   train_batch = (int32_t)bench->cfg->train_batch, tokens = (int32_t)bench->cfg->tokens,
                   repeats = (int32_t)bench->cfg->repeats;
-    return write_counts(bench, writer, fault) &&
+    return write_counts(bench, writer, fault) && write_device(bench, writer, fault) &&
            h5_write_text(writer, "precision", dtype_name(bench->dtype), fault) &&
            h5_write_int32(writer, "threads", 0, NULL, &threads, fault) &&
            h5_write_int32(writer, "tokens", 0, NULL, &tokens, fault) &&
@@ -669,7 +692,8 @@ static bool write_file(const struct benching *bench, struct fault *fault)
                                   {"router.h5", bench->routing.lineage.content_id}};
     int count = *bench->cfg->unet ? 0 : bench->M > 1 ? 2 : 1;
     struct h5_writer *writer;
-    struct backend *computed = backend_open(BACKEND_CPU); // for its name: every model had one of its own
+    struct backend *computed = // for its name: every model had one of its own
+        backend_open(run_backend_kind(bench->run, &bench->cfg->run));
     struct h5_provenance provenance =
         run_provenance(bench->run, &bench->cfg->run, computed, bench->dtype, parents, count);
     backend_close(computed);

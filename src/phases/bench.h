@@ -2,6 +2,8 @@
  * machine's own roof beside them. Reads teacher.h5 and router.h5, or a config.json with random weights;
  * writes bench.h5.
  *
+ * Memory is that of the backend, on a GPU what is allocated there (the libraries' own comes to it).
+ *
  * A forward pass is that of the whole UNet, inputs copied in and the sample copied out. A pruning step is
  * train/student.h's: teacher, gated student, losses, and the gradient back to the gates; the router's own
  * work on the host is not in it. Its operations are counted as three forward passes.

@@ -439,7 +439,7 @@ static const struct key keys[] = {
     {"bench.budget", KEY_DOUBLE, "0", "[0, 1]", NULL,
      "measure an expert of uniform width with this share of the MACs, instead of those of files.router; 0: none", {BENCH(budget)}},
     {"bench.roof_seconds", KEY_DOUBLE, "0.5", "[0, 60]", "s",
-     "time for each of the products that tell the machine's own roof; 0: it is not measured", {BENCH(roof_seconds)}},
+     "time for each of the products and copies that tell the machine's own roof; 0: it is not measured", {BENCH(roof_seconds)}},
     {"bench.unet", KEY_PATH, "\"\"", NULL, NULL,
      "a UNet's config.json: measure it with random weights, and no files; \"\": the files", {BENCH(unet)}},
 

@@ -4,11 +4,13 @@
 
 #include <string.h>
 
-/* "cpu fp32": a constant text, because provenance borrows. */
+/* "cpu fp32", "cuda bf16": a constant text, because provenance borrows. */
 static const char *backend_text(const struct backend *backend, enum dtype dtype)
 {
     if (!backend) return "none";
-    if (strcmp(backend->ops->name, "cpu") == 0) return dtype == DTYPE_BF16 ? "cpu bf16" : "cpu fp32";
+    bool bf16 = dtype == DTYPE_BF16;
+    if (strcmp(backend->ops->name, "cpu") == 0) return bf16 ? "cpu bf16" : "cpu fp32";
+    if (strcmp(backend->ops->name, "cuda") == 0) return bf16 ? "cuda bf16" : "cuda fp32";
     return backend->ops->name;
 }
 

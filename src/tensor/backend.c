@@ -75,6 +75,7 @@ static const struct {
     SLOT(sum_of_squares),
     SLOT(bucket_pack),
     SLOT(bucket_unpack),
+    SLOT(roof),
 };
 
 _Static_assert(sizeof slots / sizeof slots[0] == sizeof(struct backend_ops) / sizeof(void *),

@@ -62,6 +62,10 @@ struct attention {
     const struct tensor *bias;
 };
 
+/* What the best speed of a machine is told for: the library's matrix products and 3x3 convolutions, and
+ * copies inside the memory. */
+enum roof { ROOF_MATMUL, ROOF_CONVOLUTION, ROOF_COPY };
+
 /* A parameter in training: fp32 arrays of `count` elements in the backend's memory. Each slot says which it
  * uses; the others may be NULL. */
 struct trained_array {
@@ -253,6 +257,13 @@ struct backend_ops {
                         float *packed);
     void (*bucket_unpack)(struct backend *backend, const float *packed, int count,
                           const struct trained_array *arrays);
+
+    /* ---- the machine's own roof, of which a network's speed is told as a share: what the library reaches
+     * with nothing around it and every layout its own choice. The best of a few large products or
+     * convolutions in `dtype`, GFLOP/s (a multiplication and an addition are two); or of a copy of more than
+     * the caches hold, GB/s read and written, the same for each dtype. Each is run for about `seconds`, once
+     * at least. 0 where nothing is computed */
+    double (*roof)(struct backend *backend, enum roof kind, enum dtype dtype, double seconds);
 };
 
 /* A backend in use. Each kind embeds this as its first member. Opened by backend_open, handed to every op. */

@@ -32,6 +32,11 @@ bool device_has_bf16(void)
     return cuda_device_has_bf16(0);
 }
 
+char *device_text(void)
+{
+    return cuda_device_text(cuda_device_chosen());
+}
+
 /* The process's GPU from now on. */
 static void choose(int device, char place[TEXT], char text[TEXT])
 {
@@ -56,6 +61,11 @@ char *device_libraries(void)
 bool device_has_bf16(void)
 {
     return false;
+}
+
+char *device_text(void)
+{
+    return NULL;
 }
 
 static void choose(int device, char place[TEXT], char text[TEXT])

@@ -15,6 +15,10 @@ bool device_has_bf16(void);
  * caller frees it. */
 char *device_libraries(void);
 
+/* "NVIDIA H100 80GB HBM3, compute capability 9.0, 79.1 GiB", this process's GPU, which must be there. The
+ * caller frees it. Local. */
+char *device_text(void);
+
 /* Gives each rank a GPU of its machine by its place there, among those that CUDA_VISIBLE_DEVICES leaves it. A
  * rank without a GPU, and more than `ranks_per_gpu` ranks on one, are faults of EXIT_CODE_DECK, the same on
  * every rank. `texts` [ranks], or NULL: of each rank "node7, GPU 1 (0000:41:00.0): NVIDIA H100 80GB HBM3,

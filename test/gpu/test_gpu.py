@@ -107,6 +107,26 @@ def check_sample(checks, chain):
     checks.that(distance <= 1 / 127.5 + PICTURE_LIMIT, f"sampled pixels differ by {distance}")
 
 
+def check_bench(checks, chain):
+    """What is counted is the CPU's; measured are a device's times, memory and roof, and the file says whose."""
+    files = {}
+    for backend in "cpu", "cuda":
+        chain.make("bench", settings={"run.backend": backend, "bench.roof_seconds": 1e-9, "bench.prune_batch": 2, "files.bench": f"{backend}.h5"})
+        with h5py.File(chain.path(f"{backend}.h5")) as file:
+            names = []
+            file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+            files[backend] = {name: file[name][()] for name in names}
+            checks.that(file.attrs["backend"] == f"{backend} fp32".encode(), f"bench on {backend} says {file.attrs['backend']}")
+    cpu, gpu = files["cpu"], files["cuda"]
+    checks.that(gpu.keys() - cpu.keys() <= {"device", "roof/matmul_bf16", "roof/convolution_bf16"}, f"bench writes {gpu.keys()} and {cpu.keys()}")
+    checks.that("device" in gpu and b"compute capability" in gpu["device"][0], f"bench's device is {gpu.get('device')}")
+    checks.that((cpu["macs"] == gpu["macs"]).all() and (cpu["parameters"] == gpu["parameters"]).all(), "bench counts differently on a GPU")
+    for name in ("time", "peak_memory", "prune_step/time", "training/time", "finetune_step/peak_memory", "roof/copy", "roof/matmul_fp32",
+                 "roof/convolution_fp32"):
+        checks.that((gpu[name] > 0).all() and numpy.isfinite(gpu[name]).all(), f"bench on a GPU: {name} is {gpu[name]}")
+    checks.that(not gpu["growths"].any() and not gpu["training/growths"].any(), "memory of a GPU grows after the first pass")
+
+
 def refused(checks, chain, name, message, code, ranks, settings=None, **variables):
     chain.remove("prune.checkpoint.h5", "router.h5")
     with Environment(**variables):
@@ -142,6 +162,7 @@ def main():
         chain.make("assign")
         check_finetune(checks, chain)
         check_sample(checks, chain)
+        check_bench(checks, chain)
         if emulated:
             check_refusals(checks, chain)
     checks.end()

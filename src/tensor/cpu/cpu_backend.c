@@ -158,6 +158,7 @@ const struct backend_ops cpu_ops = {
     .sum_of_squares = sum_of_squares_cpu,
     .bucket_pack = bucket_pack_cpu,
     .bucket_unpack = bucket_unpack_cpu,
+    .roof = roof_cpu,
 };
 
 struct backend *cpu_backend_open(bool plan)

@@ -70,4 +70,7 @@ void attention_backward_cpu(struct backend *backend, const struct attention *att
                             const struct tensor *dy, struct tensor *dq, struct tensor *dkv,
                             struct tensor *dgates);
 
+/* ---- roof.c */
+double roof_cpu(struct backend *backend, enum roof kind, enum dtype dtype, double seconds);
+
 #endif

@@ -38,6 +38,11 @@ static void download_plan(struct backend *backend, void *to_host, const void *fr
 
 static void synchronize_plan(struct backend *backend) {}
 
+static double roof_plan(struct backend *backend, enum roof kind, enum dtype dtype, double seconds)
+{
+    return 0;
+}
+
 static void *staging_new_plan(struct backend *backend, size_t bytes)
 {
     (void)backend, (void)bytes;
@@ -135,4 +140,5 @@ const struct backend_ops plan_ops = {
     .sum_of_squares = sum_of_squares_cpu,
     .bucket_pack = bucket_pack_plan,
     .bucket_unpack = bucket_unpack_plan,
+    .roof = roof_plan,
 };
