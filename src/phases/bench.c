@@ -730,9 +730,6 @@ static bool measure_all(struct benching *bench, struct fault *fault)
 
 bool phase_bench(struct run *run, const struct bench_cfg *cfg, struct fault *fault)
 {
-    if (run_backend_kind(run, &cfg->run) == BACKEND_CUDA)
-        return fault_raise(fault, EXIT_CODE_DECK,
-                           "bench does not measure GPUs yet: run.backend is \"cuda\", allowed: cpu");
     if (comm_rank(run->comm) != 0) return true; // main lets it sleep until rank 0 is done
     if (comm_size(run->comm) > 1)
         log_warning(run->log, "rank 0 alone measures, with %d of the machine's threads",
