@@ -8,12 +8,14 @@ A forward pass is that of the UNet in inference mode. A pruning step is the teac
 (hooks, as in test/reference/gates.py) and the gradient of the gates; no weight wants a gradient. A training pass is a forward and a
 backward pass with the gradients of all weights, which are fp32, computed in bf16 by autocast. Pruning and training are at the first of
 the latents. Times in seconds; memory in bytes: peak_resident is the process's, weights included, peak_memory the GPU's, as PyTorch
-allocates it. OUT.json is written after each case: one that is stopped leaves those before it.
+allocates it. OUT.json is written after each case: one that is stopped leaves those before it, with --compile the largest ones.
 """
 
 import argparse
 import contextlib
 import copy
+import functools
+import gc
 import json
 import resource
 import statistics
@@ -29,14 +31,20 @@ import gates as gating  # noqa: E402
 import units  # noqa: E402
 
 
-def make_unet(args, dtype):
+DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16)
+
+
+def make_unet(config, dtype, device):
     """Random weights, made in their final precision and place: an fp32 copy would be the peak of memory."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
-    with torch.device(args.device):
-        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(args.config))
+    with torch.device(device):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(config))
     torch.set_default_dtype(before)
     return unet.to(dtype=dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+frozen_unet = functools.cache(make_unet)  # of all cases but training
 
 
 def make_inputs(args, unet, batch, latents, dtype):
@@ -73,8 +81,9 @@ def hidden_states(unet, states):
             handle.remove()
 
 
-def measure_forward(args, unet, batch, latents, dtype):
-    inputs, run = make_inputs(args, unet, batch, latents, dtype), best_form(args, unet)
+def measure_forward(args, batch, latents):
+    unet = frozen_unet(args.config, DTYPES[args.precision], args.device)
+    inputs, run = make_inputs(args, unet, batch, latents, unet.dtype), best_form(args, unet)
 
     def forward():
         with torch.inference_mode():
@@ -83,14 +92,14 @@ def measure_forward(args, unet, batch, latents, dtype):
     return measure(args, forward)
 
 
-def measure_prune_step(args, teacher, dtype):
+def measure_prune_step(args):
     """The gradient of values [B, n], the gates. Teacher and student are two networks with the same weights: hooks stay as they are."""
-    mse, batch = torch.nn.functional.mse_loss, args.prune_batch
+    mse, batch, teacher = torch.nn.functional.mse_loss, args.prune_batch, frozen_unet(args.config, DTYPES[args.precision], args.device)
     student = copy.deepcopy(teacher, {id(parameter): parameter for parameter in teacher.parameters()})
-    inputs, table = make_inputs(args, teacher, batch, args.latents[0], dtype), units.table(student)
+    inputs, table = make_inputs(args, teacher, batch, args.latents[0], teacher.dtype), units.table(student)
     target, teacher_states, states = torch.randn_like(inputs[0]), [], []
     values = torch.full((batch, sum(u.width for u in table.widths) + len(table.depths)), 0.75, device=args.device, requires_grad=True)
-    gates = gating.from_vector(values.to(dtype), table)
+    gates = gating.from_vector(values.to(teacher.dtype), table)
     with hidden_states(teacher, teacher_states), hidden_states(student, states), gating.gated(table, gates):
         run_teacher = best_form(args, teacher)
         run_student = torch.compile(student, dynamic=False) if args.compile else student
@@ -108,14 +117,14 @@ def measure_prune_step(args, teacher, dtype):
         return measure(args, step)
 
 
-def measure_training(args, dtype):
-    unet = make_unet(args, torch.float32).requires_grad_(True)
+def measure_training(args):
+    unet = make_unet(args.config, torch.float32, args.device).requires_grad_(True)
     inputs, run = make_inputs(args, unet, args.train_batch, args.latents[0], torch.float32), best_form(args, unet)
     target = torch.randn_like(inputs[0])
 
     def training_pass():
         unet.zero_grad(set_to_none=True)
-        with torch.autocast(args.device, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
             output = run(*inputs).sample
         torch.nn.functional.mse_loss(output.float(), target).backward()
 
@@ -123,6 +132,7 @@ def measure_training(args, dtype):
 
 
 def reset_peak(args):
+    gc.collect()  # what the case before has left
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
@@ -152,17 +162,17 @@ def measure(args, work):
     return figures
 
 
-def cases(args, dtype):
+def cases(args):
     """(name as in bench.py, what measures it)."""
-    unet, first = make_unet(args, dtype), f"{args.latents[0]}x{args.latents[0]}"
-    for latents in args.latents:
-        for batch in args.batches:
-            yield f"forward, {latents}x{latents}, batch {batch}", lambda b=batch, n=latents: measure_forward(args, unet, b, n, dtype)
+    first, found = f"{args.latents[0]}x{args.latents[0]}", []
+    for batch in args.batches:
+        for latents in args.latents:
+            found.append((f"forward, {latents}x{latents}, batch {batch}", functools.partial(measure_forward, args, batch, latents)))
     if args.prune_batch:
-        yield f"pruning step, {first}, batch {args.prune_batch}", lambda: measure_prune_step(args, unet, dtype)
-    del unet
+        found.append((f"pruning step, {first}, batch {args.prune_batch}", functools.partial(measure_prune_step, args)))
     if args.train_batch:
-        yield f"training pass, teacher, {first}, batch {args.train_batch}", lambda: measure_training(args, dtype)
+        found.append((f"training pass, teacher, {first}, batch {args.train_batch}", functools.partial(measure_training, args)))
+    return found[::-1] if args.compile else found  # compilation may use up the time that there is: large work first
 
 
 def main():
@@ -184,9 +194,8 @@ def main():
     torch.manual_seed(1)
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
-    dtype = dict(fp32=torch.float32, bf16=torch.bfloat16)[args.precision]
     result = dict(torch=torch.__version__, compiled=args.compile, cases={})
-    for name, measured in cases(args, dtype):
+    for name, measured in cases(args):
         try:
             result["cases"][name] = measured()
         except torch.cuda.OutOfMemoryError as error:

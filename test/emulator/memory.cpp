@@ -170,12 +170,17 @@ std::string memory_describe(uintptr_t address)
 
 /* ---- times */
 
+static void forget_times(uintptr_t address, size_t bytes)
+{
+    for (struct cell *cell = cell_of(address); cell < cell_of(address + bytes + 1); cell++)
+        *cell = {std::min(cell->written, BEFORE), std::min(cell->read, BEFORE)};
+}
+
 void memory_forget_times(void)
 {
+    forget_times(SHARED_BASE, SHARED_MOST);
     for (const auto &[address, piece] : pieces)
-        if (piece.live)
-            for (struct cell *cell = cell_of(address); cell < cell_of(address + piece.bytes + 1); cell++)
-                *cell = {std::min(cell->written, BEFORE), std::min(cell->read, BEFORE)};
+        if (piece.live) forget_times(address, piece.bytes);
 }
 
 bool memory_touched_since(uintptr_t address, size_t bytes, uint32_t time)

@@ -300,12 +300,28 @@ void many_times(struct bench *bench)
     for (unsigned i = 0; i < 6; i++) LAUNCH(one_each, 100000, 2, bench->stream, bench->y, i % 2);
 }
 
-/* More blocks than the emulator's stamps tell apart. */
+/* Warps that tell each other numbers, in one block. */
+__global__ static void many_barriers(float *y, int rounds)
+{
+    SHARED(float, told, 2);
+    unsigned warp = threadIdx.x / 32;
+    for (int i = 0; i < rounds; i++) {
+        if (threadIdx.x % 32 == 0) told[warp] = (float)i;
+        __syncthreads();
+        if (told[1 - warp] != (float)i) y[0] = -1;
+        __syncthreads();
+    }
+}
+
+/* More blocks than the emulator's stamps tell apart, and barriers while they run out. */
 static void long_runs(void)
 {
     struct bench bench = bench_open();
     many_times(&bench);
     CHECK(result(&bench, COUNT)[999] == 999, "%g", (double)bench.host[999]);
+    for (unsigned i = 0; i < 4; i++) LAUNCH(one_each, 100000, 2, bench.stream, bench.y, 0);
+    LAUNCH(many_barriers, 1, 33, bench.stream, bench.y, 40000);
+    CHECK(result(&bench, COUNT)[0] == 0, "%g", (double)bench.host[0]);
     bench_close(&bench);
 }
 
