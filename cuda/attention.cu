@@ -21,16 +21,11 @@ struct cut {
     int64_t samples, heads, rows;
 };
 
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Columns of a block's matrices in memory: rows begin at multiples of 16 bytes in both dtypes. */
 static int64_t score_stride(int64_t keys)
 {
     constexpr int64_t MULTIPLE = vector<__nv_bfloat16>::SIZE;
-    return (keys + MULTIPLE - 1) / MULTIPLE * MULTIPLE;
+    return divide_up(keys, MULTIPLE) * MULTIPLE;
 }
 
 /* All queries of a head if they fit, then heads, then samples. The rows do not depend on the batch: over them
@@ -272,5 +267,6 @@ void attention_backward_cuda(struct backend *backend, const struct attention *at
     };
     for_each_block(&cut, attention, q, kv, key_mask, gate,
                    [&](const struct score_block *block) { backward_block(&backward, block); });
-    if (dgates) add_head_gate_gradients(cuda, backward.dots, queries, gate, dgates);
+    int64_t row = attention->heads * queries;
+    if (dgates) add_gate_gradient(cuda, backward.dots, row, 1, row, gate, dgates);
 }

@@ -22,7 +22,7 @@ __global__ void column_chunk_sums(const T *x, int64_t rows, int64_t columns, int
     tile_place place = place_in_tile<N>(columns);
     floats<N> sum = {};
     for_lane_rows(rows, chunk_rows, place.lane, [&](int64_t row, bool there) {
-        floats<N> value = load_floats<N>(x + row * columns + place.column, there ? place.count : 0, aligned);
+        floats<N> value = load_some<N>(x + row * columns + place.column, there ? place.count : 0, aligned);
         for (int i = 0; i < N; i++) sum.value[i] += value.value[i];
     });
     int64_t tile = (int64_t)blockIdx.x * TILE_COLUMNS<N>;

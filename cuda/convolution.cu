@@ -147,11 +147,6 @@ static void choose_backward_weight(struct cuda_backend *cuda, const struct convo
 
 /* ---- geometry */
 
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 static bool is_product(const struct convolution *geometry, const struct tensor *weight)
 {
     return weight->dim[2] == 1 && weight->dim[3] == 1 && geometry->stride == 1 && geometry->pad_top == 0 &&
@@ -218,11 +213,6 @@ static struct convolution_plan *plan_of(struct cuda_backend *cuda, enum directio
 
 /* ---- kernels */
 
-/* As many elements as a thread takes at once. */
-template <class T, int SIZE> struct alignas(SIZE * sizeof(T)) unit {
-    T value[SIZE];
-};
-
 /* to [samples, height, width, units] = from [samples, from_height, from_width, units] at (row + down, column
  * + right); zero outside of it. */
 template <class Unit>
@@ -243,59 +233,40 @@ __global__ void move_window(const Unit *from, Unit *to, int64_t count, int64_t h
 static void move_map(struct cuda_backend *cuda, const struct tensor *from, struct tensor *to, int64_t down,
                      int64_t right)
 {
-    auto start = [&](auto none) {
-        using Unit = decltype(none);
-        int64_t size = (int64_t)(sizeof(Unit) / dtype_size(to->dtype)), count = tensor_count(to) / size;
+    with_rows(to->dtype, to->dim[3], [&]<class T, int COUNT>() {
+        using Unit = packed<T, COUNT>;
+        int64_t count = tensor_count(to) / COUNT;
         LAUNCH((move_window<Unit>), grid_for(cuda, count, THREADS), THREADS, cuda->compute,
-               values_of<Unit>(from), values_of<Unit>(to), count, to->dim[1], to->dim[2], to->dim[3] / size,
+               values_of<Unit>(from), values_of<Unit>(to), count, to->dim[1], to->dim[2], to->dim[3] / COUNT,
                from->dim[1], from->dim[2], down, right);
-    };
-    with_type(to->dtype, [&](auto zero) {
-        using T = decltype(zero);
-        if (in_vectors<T>(to->dim[3]))
-            start(unit<T, vector<T>::SIZE>());
-        else
-            start(unit<T, 1>());
     });
 }
 
 /* y [.., channels] += bias [channels] + residual, each of which may be NULL: one pass for both, on what cuDNN
  * has rounded to the compute dtype already. */
-template <class T, int SIZE>
-__global__ void add_bias_and_residual(unit<T, SIZE> *y, int64_t units, const float *bias, int64_t channels,
-                                      const unit<T, SIZE> *residual)
+template <class T, int COUNT>
+__global__ void add_bias_and_residual(T *y, int64_t count, const float *bias, int64_t channels,
+                                      const T *residual)
 {
-    for (int64_t i = grid_thread(); i < units; i += grid_threads()) {
-        unit<T, SIZE> values = y[i], more = {};
-        if (residual) more = residual[i];
-        int64_t channel = i * SIZE % channels;
-        for (int j = 0; j < SIZE; j++) {
-            float sum = to_float(values.value[j]);
-            if (bias) sum += bias[channel + j];
-            if (residual) sum += to_float(more.value[j]);
-            values.value[j] = from_float<T>(sum);
+    for (int64_t i = grid_thread() * COUNT; i < count; i += grid_threads() * COUNT) {
+        floats<COUNT> sum = load<COUNT>(y + i), more = {};
+        if (residual) more = load<COUNT>(residual + i);
+        int64_t channel = i % channels;
+        for (int j = 0; j < COUNT; j++) {
+            if (bias) sum.value[j] += bias[channel + j];
+            if (residual) sum.value[j] += more.value[j];
         }
-        y[i] = values;
+        store(y + i, sum);
     }
 }
 
 static void add_to_map(struct cuda_backend *cuda, struct tensor *y, const struct tensor *bias,
                        const struct tensor *residual)
 {
-    auto start = [&](auto none) {
-        using Unit = decltype(none);
-        constexpr int SIZE = sizeof(none.value) / sizeof(none.value[0]);
-        using T = std::remove_reference_t<decltype(none.value[0])>;
-        int64_t units = tensor_count(y) / SIZE;
-        LAUNCH((add_bias_and_residual<T, SIZE>), grid_for(cuda, units, THREADS), THREADS, cuda->compute,
-               values_of<Unit>(y), units, values_of<float>(bias), y->dim[3], values_of<Unit>(residual));
-    };
-    with_type(y->dtype, [&](auto zero) {
-        using T = decltype(zero);
-        if (in_vectors<T>(y->dim[3]))
-            start(unit<T, vector<T>::SIZE>());
-        else
-            start(unit<T, 1>());
+    with_rows(y->dtype, y->dim[3], [&]<class T, int COUNT>() {
+        LAUNCH((add_bias_and_residual<T, COUNT>), grid_for(cuda, tensor_count(y) / COUNT, THREADS), THREADS,
+               cuda->compute, values_of<T>(y), tensor_count(y), values_of<float>(bias), y->dim[3],
+               values_of<T>(residual));
     });
 }
 

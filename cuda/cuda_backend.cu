@@ -172,8 +172,8 @@ void event_wait_cuda(struct backend *backend, struct backend_event *event)
 int grid_for(const struct cuda_backend *cuda, int64_t count, int threads)
 {
     const int64_t waves = 8; // blocks a processor: enough to fill it however small they are
-    int64_t blocks = (count + threads - 1) / threads, most = waves * cuda->processors;
-    return (int)(blocks < 1 ? 1 : blocks < most ? blocks : most);
+    int64_t blocks = smaller(divide_up(count, threads), waves * cuda->processors);
+    return (int)(blocks < 1 ? 1 : blocks);
 }
 
 static const struct backend_ops cuda_ops = {

@@ -88,6 +88,17 @@ struct scratch {
     }
 };
 
+/* a / b rounded up, of numbers that are not negative. */
+inline __host__ __device__ int64_t divide_up(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+inline __host__ __device__ int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 /* Ends the program with what was asked for, what is in use, and the deck's keys that make it less. */
 [[noreturn]] void device_memory_full(struct cuda_backend *cuda, const char *what, size_t bytes,
                                      size_t in_step);

@@ -113,7 +113,7 @@ struct arena_range arena_range_cuda(struct backend *backend)
     arena->properties.location.id = cuda->device;
     size_t available, total;
     CUDA_CHECK(cudaMemGetInfo(&available, &total));
-    size_t capacity = (total + GROWTH - 1) / GROWTH * GROWTH;
+    size_t capacity = (size_t)divide_up((int64_t)total, GROWTH) * GROWTH;
     CUdeviceptr base;
     driver_check(arena->driver.reserve(&base, capacity, 0, 0, 0), "cuMemAddressReserve");
     return (struct arena_range){.base = reinterpret_cast<char *>(base),

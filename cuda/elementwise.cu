@@ -2,32 +2,6 @@
 #include "activation.h"
 #include "kernel.h"
 
-/* dgates [B, E]: the entries of `gate` += the sums of partial [B, rows, channels], an entry's of its
- * channels. A block takes an entry of a sample. */
-__global__ void add_gate_sums(const float *partial, int64_t samples, int rows, int channels, float *dgates,
-                              int64_t entries, int64_t first, int count)
-{
-    SHARED(double, shared, WARP);
-    int width = channels / count;
-    for (int64_t i = blockIdx.x; i < samples * count; i += gridDim.x) {
-        int64_t sample = i / count, entry = i % count;
-        const float *sums = partial + sample * rows * channels + entry * width;
-        double sum = 0;
-        for (int j = (int)threadIdx.x; j < rows * width; j += (int)blockDim.x)
-            sum += sums[(int64_t)(j / width) * channels + j % width];
-        sum = block_sum(sum, shared);
-        if (threadIdx.x == 0) dgates[sample * entries + first + entry] += (float)sum;
-    }
-}
-
-static void add_gate_gradient(struct cuda_backend *cuda, const float *partial, int64_t samples, int64_t rows,
-                              int64_t channels, struct gate gate, struct tensor *dgates)
-{
-    LAUNCH(add_gate_sums, grid_for(cuda, samples * gate.count * THREADS, THREADS), THREADS, cuda->compute,
-           partial, samples, (int)rows, (int)channels, values_of<float>(dgates), dgates->dim[1], gate.first,
-           (int)gate.count);
-}
-
 /* ---- GEGLU: x [B, T, 2 F] = (value, pre), y = gate value gelu(pre). A thread takes COUNT channels of some
  * neighbouring tokens, whose gates it loads once. */
 struct geglu_shape {
@@ -50,7 +24,7 @@ static struct geglu_shape geglu_shape_of(const struct tensor *y, struct gate gat
             all,
             (int)channels,
             divisor_of(channels / count),
-            divisor_of((all + tokens - 1) / tokens),
+            divisor_of(divide_up(all, tokens)),
             device_gate_of(gate)};
 }
 
@@ -59,7 +33,7 @@ template <int COUNT> struct geglu_part {
     int64_t index; /* among all samples' */
     int64_t first, end;
     int channel;
-    lanes<COUNT> gates;
+    floats<COUNT> gates;
 };
 
 template <int COUNT, int TOKENS>
@@ -67,7 +41,7 @@ __device__ geglu_part<COUNT> geglu_part_of(const geglu_shape &shape, int64_t thr
 {
     place at = place_of(thread, shape.groups), part = place_of(at.row, shape.parts);
     int64_t token = (int64_t)part.column * TOKENS;
-    int64_t end = token + TOKENS < shape.tokens ? token + TOKENS : shape.tokens;
+    int64_t end = smaller(token + TOKENS, shape.tokens);
     geglu_part<COUNT> result = {
         at.row, part.row * shape.tokens + token, part.row * shape.tokens + end, at.column * COUNT, {}};
     for (int i = 0; i < COUNT; i++)
@@ -83,7 +57,7 @@ template <class T, int COUNT> __global__ void geglu_forward_kernel(const T *x, s
         auto part = geglu_part_of<COUNT, GEGLU_TOKENS_FORWARD>(shape, thread);
         for (int64_t row = part.first; row < part.end; row++) {
             const T *from = x + row * 2 * shape.channels + part.channel;
-            lanes<COUNT> value = load<COUNT>(from), pre = load<COUNT>(from + shape.channels), out;
+            floats<COUNT> value = load<COUNT>(from), pre = load<COUNT>(from + shape.channels), out;
             for (int i = 0; i < COUNT; i++)
                 out.value[i] = part.gates.value[i] * value.value[i] * gelu_erf::value(pre.value[i]);
             store(y + row * shape.channels + part.channel, out);
@@ -108,11 +82,11 @@ __global__ void geglu_backward_kernel(const T *x, struct geglu_shape shape, cons
 {
     for (int64_t thread = grid_thread(); thread < shape.threads(); thread += grid_threads()) {
         auto part = geglu_part_of<COUNT, GEGLU_TOKENS_BACKWARD>(shape, thread);
-        lanes<COUNT> sum = {};
+        floats<COUNT> sum = {};
         for (int64_t row = part.first; row < part.end; row++) {
             int64_t place = row * 2 * shape.channels + part.channel;
-            lanes<COUNT> value = load<COUNT>(x + place), pre = load<COUNT>(x + place + shape.channels);
-            lanes<COUNT> gradient = load<COUNT>(dy + row * shape.channels + part.channel), dvalue, dpre;
+            floats<COUNT> value = load<COUNT>(x + place), pre = load<COUNT>(x + place + shape.channels);
+            floats<COUNT> gradient = load<COUNT>(dy + row * shape.channels + part.channel), dvalue, dpre;
             for (int i = 0; i < COUNT; i++) {
                 normal n = normal_of(pre.value[i]);
                 float gelu = pre.value[i] * n.probability, slope = pre.value[i] * n.density + n.probability;
@@ -141,7 +115,8 @@ void geglu_backward_cuda(struct backend *backend, const struct tensor *x, struct
         LAUNCH((geglu_backward_kernel<T, COUNT>), grid_for(cuda, shape.threads(), THREADS), THREADS,
                cuda->compute, values_of<T>(x), shape, values_of<T>(dy), values_of<T>(dx), partial);
         if (dgates)
-            add_gate_gradient(cuda, partial, shape.samples, shape.parts.number, shape.channels, gate, dgates);
+            add_gate_gradient(cuda, partial, shape.parts.number * shape.channels, shape.parts.number,
+                              shape.channels, gate, dgates);
     });
 }
 
@@ -153,7 +128,7 @@ __global__ void map(int64_t count, Function function, Y *y, const X *...x)
 {
     for_elements<COUNT>(count, grid_thread(), grid_threads(), [&]<int STEP>(int64_t i) {
         auto compute = [&](const auto &...in) {
-            lanes<STEP> out;
+            floats<STEP> out;
             for (int j = 0; j < STEP; j++) out.value[j] = function(in.value[j]...);
             store(y + i, out);
         };
@@ -166,7 +141,7 @@ template <class Function, class Y, class... X>
 static void launch_map(struct cuda_backend *cuda, int64_t count, Function function, Y *y, const X *...x)
 {
     constexpr int SIZE = sizeof(Y) == 2 || (... || (sizeof(X) == 2)) ? 8 : 4;
-    LAUNCH((map<SIZE, Function, Y, X...>), grid_for(cuda, (count + SIZE - 1) / SIZE, THREADS), THREADS,
+    LAUNCH((map<SIZE, Function, Y, X...>), grid_for(cuda, divide_up(count, SIZE), THREADS), THREADS,
            cuda->compute, count, function, y, x...);
 }
 
@@ -284,7 +259,7 @@ __global__ void depth_mix_forward_kernel(const T *x, const T *f, device_gate gat
         float depth = gate.of_channel(chunk.sample, 0, 1);
         int64_t first = chunk.sample * elements + chunk.first;
         for_elements<COUNT>(chunk.count, (int)threadIdx.x, (int)blockDim.x, [&]<int STEP>(int i) {
-            lanes<STEP> from = load<STEP>(x + first + i), to = load<STEP>(f + first + i), out;
+            floats<STEP> from = load<STEP>(x + first + i), to = load<STEP>(f + first + i), out;
             for (int j = 0; j < STEP; j++) out.value[j] = (1 - depth) * from.value[j] + depth * to.value[j];
             store(y + first + i, out);
         });
@@ -313,7 +288,7 @@ __global__ void depth_mix_backward_kernel(const T *x, const T *f, device_gate ga
         float depth = gate.of_channel(chunk.sample, 0, 1), sum = 0;
         int64_t first = chunk.sample * elements + chunk.first;
         for_elements<COUNT>(chunk.count, (int)threadIdx.x, (int)blockDim.x, [&]<int STEP>(int i) {
-            lanes<STEP> gradient = load<STEP>(dy + first + i), out;
+            floats<STEP> gradient = load<STEP>(dy + first + i), out;
             if (dx) {
                 for (int j = 0; j < STEP; j++) out.value[j] = (1 - depth) * gradient.value[j];
                 store(dx + first + i, out);
@@ -323,7 +298,7 @@ __global__ void depth_mix_backward_kernel(const T *x, const T *f, device_gate ga
                 store(df + first + i, out);
             }
             if (!partial) return;
-            lanes<STEP> from = load<STEP>(x + first + i), to = load<STEP>(f + first + i);
+            floats<STEP> from = load<STEP>(x + first + i), to = load<STEP>(f + first + i);
             for (int j = 0; j < STEP; j++) sum += gradient.value[j] * (to.value[j] - from.value[j]);
         });
         if (!partial) return;
@@ -345,5 +320,5 @@ void depth_mix_backward_cuda(struct backend *backend, const struct tensor *x, co
                THREADS, cuda->compute, values_of<T>(x), values_of<T>(f), device_gate_of(gate), samples,
                elements, values_of<T>(dy), values_of<T>(dx), values_of<T>(df), partial);
     });
-    if (dgates) add_gate_gradient(cuda, partial, samples, chunks, 1, gate, dgates);
+    if (dgates) add_gate_gradient(cuda, partial, chunks, chunks, 1, gate, dgates);
 }

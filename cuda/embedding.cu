@@ -78,14 +78,14 @@ __global__ void embedding_gradient(const int32_t *ids, const T *dy, int64_t rows
         for (int64_t row = 0; first && row < at.row; row += WARP) first = !rows_with(ids, id, row, at.row);
         if (!first) continue;
 
-        lanes<COUNT> sum = {};
+        floats<COUNT> sum = {};
         float *to = dtable + id * channels + channel;
         if (channel < channels) sum = load<COUNT>(to);
         for (int64_t row = at.row; row < rows; row += WARP) {
             unsigned same = rows_with(ids, id, row, rows);
             for (int i = 0; i < WARP; i++) {
                 if (!(same >> i & 1) || channel >= channels) continue;
-                lanes<COUNT> value = load<COUNT>(dy + (row + i) * channels + channel);
+                floats<COUNT> value = load<COUNT>(dy + (row + i) * channels + channel);
                 for (int j = 0; j < COUNT; j++) sum.value[j] += value.value[j];
             }
         }
@@ -99,7 +99,7 @@ void embedding_backward_cuda(struct backend *backend, const struct tensor *ids, 
     struct cuda_backend *cuda = cuda_backend(backend);
     int64_t rows = tensor_rows(dy), channels = tensor_channels(dy);
     with_rows(dy->dtype, channels, [&]<class T, int COUNT>() {
-        int64_t segments = (channels + WARP * COUNT - 1) / (WARP * COUNT);
+        int64_t segments = divide_up(channels, WARP * COUNT);
         LAUNCH((embedding_gradient<T, COUNT>), grid_for(cuda, rows * segments * WARP, THREADS), THREADS,
                cuda->compute, values_of<int32_t>(ids), values_of<T>(dy), rows, channels, divisor_of(segments),
                values_of<float>(dtable));
@@ -123,11 +123,11 @@ __global__ void masked_mean_forward_kernel(const T *x, const float *mask, int64_
     for (int64_t i = grid_thread(); i < samples * groups.number; i += grid_threads()) {
         place at = place_of(i, groups);
         const float *visible = mask + at.row * tokens;
-        lanes<COUNT> sum = {};
+        floats<COUNT> sum = {};
         for (int64_t token = 0; token < tokens; token++) {
             if (visible[token] == 0) continue;
             int64_t group = (at.row * tokens + token) * groups.number + at.column;
-            lanes<COUNT> value = load<COUNT>(x + group * COUNT);
+            floats<COUNT> value = load<COUNT>(x + group * COUNT);
             for (int j = 0; j < COUNT; j++) sum.value[j] += value.value[j];
         }
         float factor = inverse_count(visible, tokens);
@@ -156,11 +156,11 @@ __global__ void masked_mean_backward_kernel(const float *mask, const float *dy, 
         place at = place_of(i, groups);
         const float *visible = mask + at.row * tokens;
         float factor = inverse_count(visible, tokens);
-        lanes<COUNT> gradient = load<COUNT>(dy + i * COUNT);
+        floats<COUNT> gradient = load<COUNT>(dy + i * COUNT);
         for (int j = 0; j < COUNT; j++) gradient.value[j] *= factor;
         for (int64_t token = 0; token < tokens; token++) {
             int64_t group = (at.row * tokens + token) * groups.number + at.column;
-            store(dx + group * COUNT, visible[token] != 0 ? gradient : lanes<COUNT>{});
+            store(dx + group * COUNT, visible[token] != 0 ? gradient : floats<COUNT>{});
         }
     }
 }

@@ -30,11 +30,15 @@ template <> __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float valu
     return __float2bfloat16(value);
 }
 
-/* 16 bytes that are loaded and stored at once: at addresses that are multiples of 16. */
-template <class T> struct alignas(16) vector {
-    static constexpr int SIZE = 16 / (int)sizeof(T);
-    T value[SIZE];
+/* COUNT neighbouring values as they lie in memory, which are loaded and stored at once, or in steps of 16
+ * bytes: at addresses that are multiples of their bytes, or of 16. COUNT is a power of two. */
+template <class T, int COUNT> struct alignas(COUNT * sizeof(T) < 16 ? COUNT * sizeof(T) : 16) packed {
+    static constexpr int SIZE = COUNT;
+    T value[COUNT];
 };
+
+/* As many as make 16 bytes. */
+template <class T> using vector = packed<T, 16 / (int)sizeof(T)>;
 
 /* Whether rows of `count` elements can be taken in vectors. Addresses of tensors are multiples of 64. */
 template <class T> inline bool in_vectors(int64_t count)
@@ -42,35 +46,24 @@ template <class T> inline bool in_vectors(int64_t count)
     return count % vector<T>::SIZE == 0;
 }
 
-/* COUNT neighbouring values in fp32. They are loaded and stored in vectors, at addresses that are multiples
- * of 16; where rows do not allow that, COUNT is 1. */
-template <int COUNT> struct lanes {
+/* COUNT neighbouring values in fp32. In memory they lie packed: where rows do not allow that, COUNT is 1. */
+template <int COUNT> struct floats {
     float value[COUNT];
 };
 
-template <int COUNT, class T> __device__ inline lanes<COUNT> load(const T *from)
+template <int COUNT, class T> __device__ inline floats<COUNT> load(const T *from)
 {
-    lanes<COUNT> values;
-    if constexpr (COUNT == 1)
-        values.value[0] = to_float(*from);
-    else
-        for (int first = 0; first < COUNT; first += vector<T>::SIZE) {
-            vector<T> part = *reinterpret_cast<const vector<T> *>(from + first);
-            for (int i = 0; i < vector<T>::SIZE; i++) values.value[first + i] = to_float(part.value[i]);
-        }
+    packed<T, COUNT> all = *reinterpret_cast<const packed<T, COUNT> *>(from);
+    floats<COUNT> values;
+    for (int i = 0; i < COUNT; i++) values.value[i] = to_float(all.value[i]);
     return values;
 }
 
-template <int COUNT, class T> __device__ inline void store(T *to, const lanes<COUNT> &values)
+template <int COUNT, class T> __device__ inline void store(T *to, const floats<COUNT> &values)
 {
-    if constexpr (COUNT == 1)
-        *to = from_float<T>(values.value[0]);
-    else
-        for (int first = 0; first < COUNT; first += vector<T>::SIZE) {
-            vector<T> part;
-            for (int i = 0; i < vector<T>::SIZE; i++) part.value[i] = from_float<T>(values.value[first + i]);
-            *reinterpret_cast<vector<T> *>(to + first) = part;
-        }
+    packed<T, COUNT> all;
+    for (int i = 0; i < COUNT; i++) all.value[i] = from_float<T>(values.value[i]);
+    *reinterpret_cast<packed<T, COUNT> *>(to) = all;
 }
 
 /* Shares out elements [0, count) among `threads` threads, of which this is `thread`: calls step<COUNT>(i) for
@@ -133,14 +126,14 @@ struct chunk {
 
 inline __host__ __device__ int64_t chunks_of(int64_t elements)
 {
-    return (elements + CHUNK - 1) / CHUNK;
+    return divide_up(elements, CHUNK);
 }
 
 /* Chunk `index` of a sample, of which `inside` are before it in this sample. */
 __device__ inline chunk chunk_at(int64_t index, int64_t sample, int64_t inside, int64_t elements)
 {
-    int64_t first = inside * CHUNK, rest = elements - first;
-    return {index, sample, first, (int)(rest < CHUNK ? rest : (int64_t)CHUNK)};
+    int64_t first = inside * CHUNK;
+    return {index, sample, first, (int)smaller(elements - first, CHUNK)};
 }
 
 /* Calls work(chunk) for this block's chunks of `samples` of `elements` each. */
@@ -200,6 +193,13 @@ inline device_gate device_gate_of(struct gate gate)
                                     gate.first, gate.count}
                       : device_gate{nullptr, 0, 0, 1};
 }
+
+/* dgates [B, E]: the gate's entries += the sums of values [B, rows, channels], an entry's of its channels, in
+ * a fixed order (gate_sums.cu). Samples lie `sample_stride` values apart; float or double; rows x channels /
+ * count below 2^31. */
+template <class Value>
+void add_gate_gradient(struct cuda_backend *cuda, const Value *values, int64_t sample_stride, int64_t rows,
+                       int64_t channels, struct gate gate, struct tensor *dgates);
 
 /* Calls `work` with a value of the element type of `dtype`, fp32 or bf16:
  *     with_type(x->dtype, [&](auto zero) { using T = decltype(zero); LAUNCH((kernel<T>), ...); }); */

@@ -23,7 +23,7 @@ __global__ void squared_error_chunks(const T *a, const U *b, int64_t samples, in
         int64_t first = chunk.sample * elements + chunk.first;
         float sum = 0;
         for_elements<COUNT>(chunk.count, (int)threadIdx.x, (int)blockDim.x, [&]<int STEP>(int i) {
-            lanes<STEP> one = load<STEP>(a + first + i), other = load<STEP>(b + first + i);
+            floats<STEP> one = load<STEP>(a + first + i), other = load<STEP>(b + first + i);
             for (int j = 0; j < STEP; j++) {
                 float difference = one.value[j] - other.value[j];
                 sum += difference * difference;
@@ -70,7 +70,7 @@ __global__ void squared_error_slope(const T *a, const U *b, const float *seed, i
         int64_t first = chunk.sample * elements + chunk.first;
         float factor = 2 * seed[chunk.sample] / (float)elements;
         for_elements<COUNT>(chunk.count, (int)threadIdx.x, (int)blockDim.x, [&]<int STEP>(int i) {
-            lanes<STEP> one = load<STEP>(a + first + i), other = load<STEP>(b + first + i), out;
+            floats<STEP> one = load<STEP>(a + first + i), other = load<STEP>(b + first + i), out;
             for (int j = 0; j < STEP; j++) out.value[j] = factor * (one.value[j] - other.value[j]);
             store(da + first + i, out);
         });

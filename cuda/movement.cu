@@ -129,10 +129,10 @@ __global__ void upsample_backward_kernel(const T *dy, map_shape out, T *dx, map_
         int64_t bottom = first_of(at.row + 1, in.height, out.height);
         int64_t left = first_of(at.column, in.width, out.width);
         int64_t right = first_of(at.column + 1, in.width, out.width);
-        lanes<COUNT> sum = {};
+        floats<COUNT> sum = {};
         for (int64_t row = top; row < bottom; row++)
             for (int64_t column = left; column < right; column++) {
-                lanes<COUNT> value = load<COUNT>(dy + out.element(at.sample, row, column, at.channel));
+                floats<COUNT> value = load<COUNT>(dy + out.element(at.sample, row, column, at.channel));
                 for (int i = 0; i < COUNT; i++) sum.value[i] += value.value[i];
             }
         store(dx + thread * COUNT, sum);
@@ -178,11 +178,11 @@ __global__ void pool_kernel(const T *x, map_shape in, struct window window, T *y
         range columns =
             range_of_window(at.column, window.stride, window.pad_left, window.width, (int)in.width.number);
         float factor = window.mean ? 1 / (float)((rows.end - rows.first) * (columns.end - columns.first)) : 1;
-        lanes<COUNT> result;
+        floats<COUNT> result;
         for (int i = 0; i < COUNT; i++) result.value[i] = window.mean ? 0 : -INFINITY;
         for (int row = rows.first; row < rows.end; row++)
             for (int column = columns.first; column < columns.end; column++) {
-                lanes<COUNT> cell = load<COUNT>(x + in.element(at.sample, row, column, at.channel));
+                floats<COUNT> cell = load<COUNT>(x + in.element(at.sample, row, column, at.channel));
                 for (int i = 0; i < COUNT; i++) {
                     float value = cell.value[i], before = result.value[i];
                     if (window.mean)

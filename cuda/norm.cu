@@ -3,14 +3,10 @@
  * GroupNorm goes through a sample in chunks of CHUNK_ROWS tokens and tiles of channels (reduce.h): in each
  * the sums of a channel are fp32, what comes after them is fp64 in order. So a sample's result does not
  * depend on the others, and long samples keep their digits. LayerNorm has a team of threads for a row. */
+#include "activation.h"
 #include "reduce.h"
 
 #include <math.h>
-
-__device__ static float sigmoid(float x)
-{
-    return 1 / (1 + expf(-x));
-}
 
 /* ---- GroupNorm: sizes and coefficients */
 
@@ -50,8 +46,7 @@ struct chunk_place {
 __device__ static chunk_place place_of_chunk(const group_sizes &sizes)
 {
     int64_t first = (int64_t)blockIdx.y * CHUNK_ROWS, end = first + CHUNK_ROWS;
-    return {first, end < sizes.tokens ? end : sizes.tokens, blockIdx.z,
-            blockIdx.z * sizes.chunks + blockIdx.y};
+    return {first, smaller(end, sizes.tokens), blockIdx.z, blockIdx.z * sizes.chunks + blockIdx.y};
 }
 
 /* Row `i` of a thread's piece of x, zeros where there is none. */
@@ -61,7 +56,7 @@ __device__ static floats<vector<T>::SIZE> load_row(const T *x, const group_sizes
 {
     int64_t row = chunk.first + place.lane + i * TILE_LANES;
     const T *from = x + (chunk.sample * sizes.tokens + row) * sizes.channels + place.column;
-    return load_floats<vector<T>::SIZE>(from, row < chunk.end ? place.count : 0, sizes.aligned);
+    return load_some<vector<T>::SIZE>(from, row < chunk.end ? place.count : 0, sizes.aligned);
 }
 
 template <class T>
@@ -70,7 +65,7 @@ __device__ static void store_row(T *y, const floats<vector<T>::SIZE> &value, con
 {
     int64_t row = chunk.first + place.lane + i * TILE_LANES;
     T *to = y + (chunk.sample * sizes.tokens + row) * sizes.channels + place.column;
-    store_floats(to, value, row < chunk.end ? place.count : 0, sizes.aligned);
+    store_some(to, value, row < chunk.end ? place.count : 0, sizes.aligned);
 }
 
 /* What a channel of a sample is computed with, rows of coefficients [B, COEFFICIENTS, C]: z = (x - centre)
@@ -99,7 +94,7 @@ __device__ static floats<N> load_coefficient(const float *coefficients, int whic
                                              const chunk_place &chunk, const tile_place &place)
 {
     const float *from = coefficients + (chunk.sample * COEFFICIENTS + which) * sizes.channels + place.column;
-    return load_floats<N>(from, place.count, sizes.aligned);
+    return load_some<N>(from, place.count, sizes.aligned);
 }
 
 /* ---- GroupNorm's statistics */
@@ -123,7 +118,7 @@ template <class T> __global__ void group_moments(group_sizes sizes, const T *x, 
     sum_lanes(sum, values, totals, TILE_COLUMNS<N>);
     __syncthreads();
     float rows = (float)(chunk.end - chunk.first);
-    floats<N> centre = load_floats<N>(totals + threadIdx.x % TILE_PIECES * N, N, false);
+    floats<N> centre = load_some<N>(totals + threadIdx.x % TILE_PIECES * N, N, false);
     for (int j = 0; j < N; j++) {
         centre.value[j] /= rows;
         sum.value[j] = 0;
@@ -139,7 +134,7 @@ template <class T> __global__ void group_moments(group_sizes sizes, const T *x, 
     int64_t tile = (int64_t)blockIdx.x * TILE_COLUMNS<N>, count = sizes.channels - tile;
     float *to = moments + chunk.unit * MOMENTS * sizes.channels + tile;
     if (place.lane == 0)
-        store_floats(to + CHUNK_CENTRE * sizes.channels + (place.column - tile), centre, place.count, false);
+        store_some(to + CHUNK_CENTRE * sizes.channels + (place.column - tile), centre, place.count, false);
     sum_lanes(sum, values, to + DEVIATIONS * sizes.channels, count);
     sum_lanes(squares, values, to + SQUARES * sizes.channels, count);
 }
@@ -156,8 +151,7 @@ __device__ static channel_moments channel_moments_of(const group_sizes &sizes, c
                                                      const T *shift)
 {
     const float *at = moments + (sample * sizes.chunks + chunk) * MOMENTS * sizes.channels + channel;
-    int64_t left = sizes.tokens - chunk * CHUNK_ROWS;
-    double count = (double)(left < CHUNK_ROWS ? left : (int64_t)CHUNK_ROWS);
+    double count = (double)smaller(sizes.tokens - chunk * CHUNK_ROWS, CHUNK_ROWS);
     double rest = at[DEVIATIONS * sizes.channels] / count;
     double offset = shift ? (double)to_float(shift[sample * sizes.channels + channel]) : 0.;
     return {at[CHUNK_CENTRE * sizes.channels] + rest + offset,
@@ -198,7 +192,7 @@ __global__ void group_statistics(group_sizes sizes, const float *moments, const 
 
 template <class T>
 __global__ void group_apply(group_sizes sizes, const T *x, const float *coefficients, const float *weight,
-                            const float *bias, bool silu, T *y)
+                            const float *bias, bool use_silu, T *y)
 {
     constexpr int N = vector<T>::SIZE;
     tile_place place = place_in_tile<N>(sizes.channels);
@@ -208,13 +202,13 @@ __global__ void group_apply(group_sizes sizes, const T *x, const float *coeffici
     floats<N> centre = load_coefficient<N>(coefficients, CENTRE, sizes, chunk, place);
     floats<N> scale = load_coefficient<N>(coefficients, SCALE, sizes, chunk, place);
     floats<N> gate = load_coefficient<N>(coefficients, GATE, sizes, chunk, place);
-    floats<N> weights = load_floats<N>(weight + place.column, place.count, sizes.aligned);
-    floats<N> biases = load_floats<N>(bias + place.column, place.count, sizes.aligned);
+    floats<N> weights = load_some<N>(weight + place.column, place.count, sizes.aligned);
+    floats<N> biases = load_some<N>(bias + place.column, place.count, sizes.aligned);
     for (int i = 0; i < LANE_ROWS; i++) {
         for (int j = 0; j < N; j++) {
             float z = (row[i].value[j] - centre.value[j]) * scale.value[j];
             float n = z * weights.value[j] + biases.value[j];
-            row[i].value[j] = gate.value[j] * (silu ? n * sigmoid(n) : n);
+            row[i].value[j] = gate.value[j] * (use_silu ? silu::value(n) : n);
         }
         store_row(y, row[i], sizes, chunk, place, i);
     }
@@ -270,8 +264,8 @@ __device__ static normalised normalise(float x, float centre, float scale, float
 {
     float z = (x - centre) * scale, n = z * weight + bias;
     if (!silu) return {z, n, 1};
-    float s = sigmoid(n);
-    return {z, n * s, s * (1 + n * (1 - s))};
+    sigmoid s = sigmoid_of(n);
+    return {z, n * s.value, s.value * (1 + n * s.rest)};
 }
 
 /* partial [B, chunks, SUMS, C] */
@@ -286,8 +280,8 @@ __global__ void group_chunk_sums(group_sizes sizes, const T *x, const T *dy, con
     floats<N> centre = load_coefficient<N>(coefficients, CENTRE, sizes, chunk, place);
     floats<N> scale = load_coefficient<N>(coefficients, SCALE, sizes, chunk, place);
     floats<N> gate = load_coefficient<N>(coefficients, GATE, sizes, chunk, place);
-    floats<N> weights = load_floats<N>(weight + place.column, place.count, sizes.aligned);
-    floats<N> biases = load_floats<N>(bias + place.column, place.count, sizes.aligned);
+    floats<N> weights = load_some<N>(weight + place.column, place.count, sizes.aligned);
+    floats<N> biases = load_some<N>(bias + place.column, place.count, sizes.aligned);
     floats<N> sum[SUMS] = {};
     for (int i = 0; i < LANE_ROWS; i++) {
         floats<N> x_row = load_row(x, sizes, chunk, place, i), dy_row = load_row(dy, sizes, chunk, place, i);
@@ -348,19 +342,6 @@ __global__ void group_means(group_sizes sizes, const double *totals, const float
     }
 }
 
-/* dgates += their part of the totals, whose gates begin at dgates */
-__global__ void group_gate_gradients(group_sizes sizes, const double *totals, device_gate gate, float *dgates)
-{
-    int64_t width = sizes.channels / gate.count;
-    for (int64_t i = grid_thread(); i < sizes.samples * gate.count; i += grid_threads()) {
-        int64_t sample = i / gate.count, entry = i % gate.count;
-        const double *dy_act = totals + (sample * SUMS + SUM_DY_ACT) * sizes.channels + entry * width;
-        double sum = 0;
-        for (int64_t c = 0; c < width; c++) sum += dy_act[c];
-        dgates[sample * gate.entries + gate.first + entry] += (float)sum;
-    }
-}
-
 /* dweight, dbias [C] (each may be nullptr) += their parts of the totals, over the samples in order */
 __global__ void group_weight_gradients(group_sizes sizes, const double *totals, float *dweight, float *dbias)
 {
@@ -386,8 +367,8 @@ __global__ void group_dx(group_sizes sizes, const T *x, const T *dy, const float
     floats<N> coefficient[COEFFICIENTS];
     for (int i = 0; i < COEFFICIENTS; i++)
         coefficient[i] = load_coefficient<N>(coefficients, i, sizes, chunk, place);
-    floats<N> weights = load_floats<N>(weight + place.column, place.count, sizes.aligned);
-    floats<N> biases = load_floats<N>(bias + place.column, place.count, sizes.aligned);
+    floats<N> weights = load_some<N>(weight + place.column, place.count, sizes.aligned);
+    floats<N> biases = load_some<N>(bias + place.column, place.count, sizes.aligned);
     for (int i = 0; i < LANE_ROWS; i++) {
         floats<N> x_row = load_row(x, sizes, chunk, place, i), dy_row = load_row(dy, sizes, chunk, place, i);
         for (int j = 0; j < N; j++) {
@@ -432,8 +413,8 @@ void group_norm_backward_cuda(struct backend *backend, const struct tensor *x, c
         LAUNCH((group_means<T>), team_blocks<WARP>(all_groups), THREADS, stream, sizes, totals, weights,
                moments, coefficients, values_of<T>(dshift));
         if (dgates)
-            LAUNCH(group_gate_gradients, grid_for(cuda, sizes.samples * gate.count, THREADS), THREADS, stream,
-                   sizes, totals, gates, values_of<float>(dgates));
+            add_gate_gradient(cuda, totals + SUM_DY_ACT * sizes.channels, SUMS * sizes.channels, 1,
+                              sizes.channels, gate, dgates);
         if (dweight || dbias)
             LAUNCH(group_weight_gradients, grid_for(cuda, sizes.channels, WARP), WARP, stream, sizes, totals,
                    values_of<float>(dweight), values_of<float>(dbias));
@@ -457,12 +438,12 @@ __global__ void layer_norm_rows(const T *x, const float *weight, const float *bi
     const T *from = x + row * channels;
     float sum = 0, rest = 0, squares = 0;
     for (int64_t c = begin; c < channels; c += TEAM * N) {
-        floats<N> value = load_floats<N>(from + c, channels - c, aligned);
+        floats<N> value = load_some<N>(from + c, channels - c, aligned);
         for (int i = 0; i < N; i++) sum += value.value[i];
     }
     float centre = team_sum<TEAM>(sum, partial) / (float)channels;
     for (int64_t c = begin; c < channels; c += TEAM * N) {
-        floats<N> value = load_floats<N>(from + c, channels - c, aligned);
+        floats<N> value = load_some<N>(from + c, channels - c, aligned);
         for (int i = 0; i < N; i++) {
             float deviation = c + i < channels ? value.value[i] - centre : 0.f;
             rest += deviation;
@@ -477,12 +458,12 @@ __global__ void layer_norm_rows(const T *x, const float *weight, const float *bi
         statistics[2 * row + 1] = scale;
     }
     for (int64_t c = begin; c < channels; c += TEAM * N) {
-        floats<N> value = load_floats<N>(from + c, channels - c, aligned);
-        floats<N> weights = load_floats<N>(weight + c, channels - c, aligned);
-        floats<N> biases = load_floats<N>(bias + c, channels - c, aligned);
+        floats<N> value = load_some<N>(from + c, channels - c, aligned);
+        floats<N> weights = load_some<N>(weight + c, channels - c, aligned);
+        floats<N> biases = load_some<N>(bias + c, channels - c, aligned);
         for (int i = 0; i < N; i++)
             value.value[i] = (value.value[i] - mean) * scale * weights.value[i] + biases.value[i];
-        store_floats(y + row * channels + c, value, channels - c, aligned);
+        store_some(y + row * channels + c, value, channels - c, aligned);
     }
 }
 
@@ -514,9 +495,9 @@ __global__ void layer_dx_rows(const T *x, const float *weight, const float *stat
     const T *x_row = x + row * channels, *dy_row = dy + row * channels;
     float mean = statistics[2 * row], scale = statistics[2 * row + 1], m1 = 0, m2 = 0;
     for (int64_t c = begin; c < channels; c += TEAM * N) {
-        floats<N> value = load_floats<N>(x_row + c, channels - c, aligned);
-        floats<N> gradient = load_floats<N>(dy_row + c, channels - c, aligned);
-        floats<N> weights = load_floats<N>(weight + c, channels - c, aligned);
+        floats<N> value = load_some<N>(x_row + c, channels - c, aligned);
+        floats<N> gradient = load_some<N>(dy_row + c, channels - c, aligned);
+        floats<N> weights = load_some<N>(weight + c, channels - c, aligned);
         for (int i = 0; i < N; i++) { // behind the last channel the weight is 0
             float dz = gradient.value[i] * weights.value[i];
             m1 += dz;
@@ -526,14 +507,14 @@ __global__ void layer_dx_rows(const T *x, const float *weight, const float *stat
     m1 = team_sum<TEAM>(m1, partial) / (float)channels;
     m2 = team_sum<TEAM>(m2, partial) / (float)channels;
     for (int64_t c = begin; c < channels; c += TEAM * N) {
-        floats<N> value = load_floats<N>(x_row + c, channels - c, aligned);
-        floats<N> gradient = load_floats<N>(dy_row + c, channels - c, aligned);
-        floats<N> weights = load_floats<N>(weight + c, channels - c, aligned);
+        floats<N> value = load_some<N>(x_row + c, channels - c, aligned);
+        floats<N> gradient = load_some<N>(dy_row + c, channels - c, aligned);
+        floats<N> weights = load_some<N>(weight + c, channels - c, aligned);
         for (int i = 0; i < N; i++) {
             float z = (value.value[i] - mean) * scale;
             value.value[i] = scale * (gradient.value[i] * weights.value[i] - m1 - z * m2);
         }
-        store_floats(dx + row * channels + c, value, channels - c, aligned);
+        store_some(dx + row * channels + c, value, channels - c, aligned);
     }
 }
 
@@ -548,8 +529,8 @@ __global__ void layer_chunk_sums(const T *x, const float *statistics, const T *d
     floats<N> sum_dy_z = {}, sum_dy = {};
     for_lane_rows(rows, chunk_rows, place.lane, [&](int64_t row, bool there) {
         int64_t at = row * channels + place.column, count = there ? place.count : 0;
-        floats<N> value = load_floats<N>(x + at, count, aligned);
-        floats<N> gradient = load_floats<N>(dy + at, count, aligned);
+        floats<N> value = load_some<N>(x + at, count, aligned);
+        floats<N> gradient = load_some<N>(dy + at, count, aligned);
         float mean = there ? statistics[2 * row] : 0.f, scale = there ? statistics[2 * row + 1] : 0.f;
         for (int i = 0; i < N; i++) {
             sum_dy_z.value[i] += gradient.value[i] * (value.value[i] - mean) * scale;

@@ -81,8 +81,8 @@ __global__ void adamw_kernel(const array_table table, const adamw_factors factor
 {
     for (int64_t index = blockIdx.x; index < chunks_in(table); index += gridDim.x)
         for_chunk_elements(table, chunk_of(table, index), [&]<int STEP>(float *const *operand, int64_t i) {
-            lanes<STEP> value = load<STEP>(operand[0] + i), gradient = load<STEP>(operand[1] + i),
-                        first = load<STEP>(operand[2] + i), second = load<STEP>(operand[3] + i);
+            floats<STEP> value = load<STEP>(operand[0] + i), gradient = load<STEP>(operand[1] + i),
+                         first = load<STEP>(operand[2] + i), second = load<STEP>(operand[3] + i);
             for (int j = 0; j < STEP; j++) {
                 float g = factors.scale * gradient.value[j];
                 float m = factors.beta1 * first.value[j] + factors.rest1 * g;
@@ -130,7 +130,7 @@ __global__ void average_kernel(const array_table table, float decay, float rest)
 {
     for (int64_t index = blockIdx.x; index < chunks_in(table); index += gridDim.x)
         for_chunk_elements(table, chunk_of(table, index), [&]<int STEP>(float *const *operand, int64_t i) {
-            lanes<STEP> value = load<STEP>(operand[0] + i), average = load<STEP>(operand[1] + i);
+            floats<STEP> value = load<STEP>(operand[0] + i), average = load<STEP>(operand[1] + i);
             for (int j = 0; j < STEP; j++)
                 average.value[j] = decay * average.value[j] + rest * value.value[j];
             store(operand[1] + i, average);
@@ -158,7 +158,7 @@ __global__ void squares_of_chunks(const array_table table, double *partial)
     for (int64_t index = blockIdx.x; index < chunks_in(table); index += gridDim.x) {
         double sum = 0;
         for_chunk_elements(table, chunk_of(table, index), [&]<int STEP>(float *const *operand, int64_t i) {
-            lanes<STEP> value = load<STEP>(operand[0] + i);
+            floats<STEP> value = load<STEP>(operand[0] + i);
             for (int j = 0; j < STEP; j++) sum += (double)value.value[j] * value.value[j];
         });
         sum = block_sum(sum, shared);

@@ -13,12 +13,12 @@ template <class From, class To, int HEIGHT, int WIDTH, bool add>
 __global__ void transpose_each(const From *from, To *to, int64_t count, int64_t rows, int64_t columns)
 {
     SHARED(float, tile, HEIGHT *(WIDTH + 1));
-    int64_t tiles_down = (rows + HEIGHT - 1) / HEIGHT, tiles_across = (columns + WIDTH - 1) / WIDTH;
+    int64_t tiles_down = divide_up(rows, HEIGHT), tiles_across = divide_up(columns, WIDTH);
     for (int64_t at = blockIdx.x; at < count * tiles_down * tiles_across; at += gridDim.x) {
         int64_t first_row = at / tiles_across % tiles_down * HEIGHT, first_column = at % tiles_across * WIDTH;
         int64_t matrix = at / tiles_across / tiles_down * rows * columns;
-        int height = (int)(rows - first_row < HEIGHT ? rows - first_row : HEIGHT);
-        int width = (int)(columns - first_column < WIDTH ? columns - first_column : WIDTH);
+        int height = (int)smaller(rows - first_row, HEIGHT);
+        int width = (int)smaller(columns - first_column, WIDTH);
         for (int i = (int)threadIdx.x; i < height * width; i += (int)blockDim.x) {
             int row = i / width, column = i % width;
             tile[row * (WIDTH + 1) + column] =

@@ -18,48 +18,29 @@ enum {
     CHUNK_ROWS = TILE_LANES * LANE_ROWS,
 };
 
-inline int64_t divide_up(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
 /* ---- pieces of a row */
 
-template <int N> struct floats {
-    float value[N];
-};
-
-/* N elements as they lie, loaded at once or in steps of 16 bytes. */
-template <class T, int N> struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) packed {
-    T value[N];
-};
-
-/* The first N of `count` elements, or as many as there are, and zeros. `aligned`: where there are N, they
- * begin at a multiple of their bytes or of 16. */
-template <int N, class T> __device__ inline floats<N> load_floats(const T *from, int64_t count, bool aligned)
+/* The first COUNT of `count` elements, or as many as there are, and zeros. `aligned`: where there are COUNT,
+ * they lie as `load` wants them. */
+template <int COUNT, class T>
+__device__ inline floats<COUNT> load_some(const T *from, int64_t count, bool aligned)
 {
-    floats<N> result;
-    if (aligned && count >= N) {
-        packed<T, N> all = *reinterpret_cast<const packed<T, N> *>(from);
-        for (int i = 0; i < N; i++) result.value[i] = to_float(all.value[i]);
-    } else {
-        for (int i = 0; i < N; i++) result.value[i] = i < count ? to_float(from[i]) : 0.f;
-    }
+    if (aligned && count >= COUNT) return load<COUNT>(from);
+    floats<COUNT> result;
+    for (int i = 0; i < COUNT; i++) result.value[i] = i < count ? to_float(from[i]) : 0.f;
     return result;
 }
 
 /* The same the other way round. */
-template <int N, class T>
-__device__ inline void store_floats(T *to, const floats<N> &values, int64_t count, bool aligned)
+template <int COUNT, class T>
+__device__ inline void store_some(T *to, const floats<COUNT> &values, int64_t count, bool aligned)
 {
-    if (aligned && count >= N) {
-        packed<T, N> all;
-        for (int i = 0; i < N; i++) all.value[i] = from_float<T>(values.value[i]);
-        *reinterpret_cast<packed<T, N> *>(to) = all;
-    } else {
-        for (int i = 0; i < N; i++)
-            if (i < count) to[i] = from_float<T>(values.value[i]);
+    if (aligned && count >= COUNT) {
+        store(to, values);
+        return;
     }
+    for (int i = 0; i < COUNT; i++)
+        if (i < count) to[i] = from_float<T>(values.value[i]);
 }
 
 /* ---- rows by teams: kernels with a parameter TEAM, blocks of THREADS */
@@ -161,7 +142,7 @@ __device__ inline void sum_lanes(const floats<N> &value, float *values, float *t
  * they are loaded at once, also those behind the chunk's or the matrix's end, which are not `there`. */
 template <class Add> __device__ inline void for_lane_rows(int64_t rows, int64_t chunk_rows, int lane, Add add)
 {
-    int64_t first = blockIdx.y * chunk_rows, end = first + chunk_rows < rows ? first + chunk_rows : rows;
+    int64_t first = blockIdx.y * chunk_rows, end = smaller(first + chunk_rows, rows);
     for (int64_t row = first + lane; row < end; row += CHUNK_ROWS)
         for (int i = 0; i < LANE_ROWS; i++) add(row + i * TILE_LANES, row + i * TILE_LANES < end);
 }

@@ -69,7 +69,7 @@ __device__ static score_row score_row_of(const softmax_sizes &sizes, const float
 /* The scores of PIECE keys from `key` on, scaled and with the bias; minus infinity where a key is hidden. */
 __device__ static floats<PIECE> seen_scores(const softmax_sizes &sizes, const score_row &row, int64_t key)
 {
-    floats<PIECE> score = load_floats<PIECE>(row.scores + key, row.visible - key, true);
+    floats<PIECE> score = load_some<PIECE>(row.scores + key, row.visible - key, true);
     for (int i = 0; i < PIECE; i++) {
         bool seen = key + i < row.visible && !(row.mask && row.mask[key + i] == 0);
         float bias = seen && row.bias ? row.bias[key + i] : 0.f;
@@ -120,7 +120,7 @@ __global__ void softmax_rows(softmax_sizes sizes, const float *scores, T *probab
     for (int64_t key = team_thread<TEAM>() * PIECE; key < sizes.keys; key += TEAM * PIECE) {
         floats<PIECE> value = seen_scores(sizes, row, key);
         for (int i = 0; i < PIECE; i++) value.value[i] = factor * expf(value.value[i] - total.largest);
-        store_floats(probabilities + index * sizes.stride + key, value, sizes.keys - key, true);
+        store_some(probabilities + index * sizes.stride + key, value, sizes.keys - key, true);
     }
 }
 
@@ -158,21 +158,21 @@ __global__ void softmax_gradients(softmax_sizes sizes, const float *scores, cons
     float log_sum = log_sums[row.index], dot = 0;
     for (int64_t key = team_thread<TEAM>() * PIECE; key < row.visible; key += TEAM * PIECE) {
         floats<PIECE> p = seen_probabilities(sizes, row, key, log_sum);
-        floats<PIECE> gradient = load_floats<PIECE>(gradient_row + key, row.visible - key, true);
+        floats<PIECE> gradient = load_some<PIECE>(gradient_row + key, row.visible - key, true);
         for (int i = 0; i < PIECE; i++) dot += p.value[i] * gradient.value[i];
     }
     dot = team_sum<TEAM>(dot, partial);
     if (dots && team_thread<TEAM>() == 0) dots[row.index] = dot;
     for (int64_t key = team_thread<TEAM>() * PIECE; key < sizes.keys; key += TEAM * PIECE) {
         floats<PIECE> p = seen_probabilities(sizes, row, key, log_sum);
-        floats<PIECE> gradient = load_floats<PIECE>(gradient_row + key, row.visible - key, true);
+        floats<PIECE> gradient = load_some<PIECE>(gradient_row + key, row.visible - key, true);
         for (int i = 0; i < PIECE; i++) {
             p.value[i] *= row.gate;
             gradient.value[i] = sizes.scale * p.value[i] * (gradient.value[i] - dot);
         }
         int64_t at = index * sizes.stride + key, count = sizes.keys - key;
-        if (probabilities) store_floats(probabilities + at, p, count, true);
-        if (score_gradients) store_floats(score_gradients + at, gradient, count, true);
+        if (probabilities) store_some(probabilities + at, p, count, true);
+        if (score_gradients) store_some(score_gradients + at, gradient, count, true);
     }
 }
 
@@ -189,23 +189,4 @@ void softmax_backward(struct cuda_backend *cuda, const struct score_block *block
                    static_cast<T *>(score_gradients), dots);
         });
     });
-}
-
-/* A block has an entry of a sample's gate, whose gates begin at dgates. */
-__global__ void sum_head_dots(const float *dots, int64_t queries, device_gate gate, float *dgates)
-{
-    SHARED(double, partial, WARP);
-    int64_t sample = blockIdx.x / gate.count, entry = blockIdx.x % gate.count;
-    double sum = 0;
-    for (int64_t query = threadIdx.x; query < queries; query += THREADS)
-        sum += dots[blockIdx.x * queries + query];
-    sum = block_sum(sum, partial);
-    if (threadIdx.x == 0) dgates[sample * gate.entries + gate.first + entry] += (float)sum;
-}
-
-void add_head_gate_gradients(struct cuda_backend *cuda, const float *dots, int64_t queries, struct gate gate,
-                             struct tensor *dgates)
-{
-    LAUNCH(sum_head_dots, (unsigned)(dgates->dim[0] * gate.count), THREADS, cuda->compute, dots, queries,
-           device_gate_of(gate), values_of<float>(dgates));
 }

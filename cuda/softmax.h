@@ -1,8 +1,7 @@
-/* The softmax of attention, forward and backward, on blocks of scores that products have made, and the gates'
- * gradients. With s = scale q k' + bias of the keys that are seen, p = softmax(s), E = dy v' and a head's
- * gate g, y = g p v, so
- *   dv = (g p)' dy,  D = rowsum(p E),  dS = g scale p (E - D),  dq = dS k,  dk = dS' q,  dg = sum(D):
- * y is not needed, so a gate of zero needs no care. */
+/* The softmax of attention, forward and backward, on blocks of scores that products have made. With s = scale
+ * q k' + bias of the keys that are seen, p = softmax(s), E = dy v' and a head's gate g, y = g p v, so dv = (g
+ * p)' dy,  D = rowsum(p E),  dS = g scale p (E - D),  dq = dS k,  dk = dS' q,  dg = sum(D): y is not needed,
+ * so a gate of zero needs no care. */
 #ifndef CUDA_SOFTMAX_H
 #define CUDA_SOFTMAX_H
 
@@ -37,9 +36,5 @@ void softmax_forward(struct cuda_backend *cuda, const struct score_block *block,
 void softmax_backward(struct cuda_backend *cuda, const struct score_block *block, const float *scores,
                       const float *gradients, const float *log_sum, enum dtype dtype, void *probabilities,
                       void *score_gradients, float *dots);
-
-/* dgates [B, E]: the gate's entries += the sums over queries of dots [B, gate.count, queries]. */
-void add_head_gate_gradients(struct cuda_backend *cuda, const float *dots, int64_t queries, struct gate gate,
-                             struct tensor *dgates);
 
 #endif
