@@ -22,11 +22,11 @@ FP32 = 4  # bytes: of gradients and gate gradients
 
 @dataclass
 class Step:
+    local: float  # samples of a rank
     compute: float  # seconds of arithmetic
     hideable: float  # seconds of it that communication can run beside
     message: float  # bytes that a rank sends and receives
     exchange: float  # seconds of communication
-
     last: float = 0  # seconds of the part that nothing hides
 
     @property
@@ -50,7 +50,7 @@ def prune_step(options, ranks: int) -> Step:
     local = options.prune_batch / ranks
     compute = 3 * local * 2e9 * options.macs / (options.gpu_tflops * 1e12 * options.share)
     message, exchange = ring(options, options.prune_batch * options.gates * FP32, ranks, 1)
-    return Step(compute, 0, message, exchange)
+    return Step(local, compute, 0, message, exchange)
 
 
 def finetune_step(options, ranks: int) -> Step:
@@ -63,7 +63,7 @@ def finetune_step(options, ranks: int) -> Step:
     values = options.expert_parameters * 1e6 * FP32
     message, exchange = ring(options, values, group, 2)
     last = exchange * min(options.bucket_mib * 2**20 / values, 1)
-    return Step(compute, backward, message, exchange, last)
+    return Step(local, compute, backward, message, exchange, last)
 
 
 def table(options, name: str, step_of, base: int) -> list[str]:
@@ -71,13 +71,11 @@ def table(options, name: str, step_of, base: int) -> list[str]:
     first = step_of(options, base)
     for ranks in options.gpus:
         step = step_of(options, ranks)
-        group = max(ranks // options.experts, 1)
-        local = options.prune_batch / ranks if step_of is prune_step else options.finetune_batch / group
-        if local < 1:
+        if step.local < 1:
             break
         ideal = first.seconds * base / ranks
         lines.append(
-            f"| {ranks} | {local:g} | {step.message / 1e6:.1f} | {1e3 * step.compute:.1f} ms | {1e3 * step.seen:.2f} ms | "
+            f"| {ranks} | {step.local:g} | {step.message / 1e6:.1f} | {1e3 * step.compute:.1f} ms | {1e3 * step.seen:.2f} ms | "
             f"{1e3 * step.seconds:.1f} ms | {ideal / step.seconds:.0%} |"
         )
     return lines

@@ -151,10 +151,7 @@ static void print_version(void)
 static bool settle(struct deck *deck, const struct run_cfg *cfg, bool check_only, struct fault *fault)
 {
     bool gpu = cfg->backend == RUN_BACKEND_CUDA || (cfg->backend == RUN_BACKEND_AUTO && device_count() > 0);
-    char *libraries = device_libraries();
-    bool built = libraries != NULL;
-    free(libraries);
-    if (gpu && !built)
+    if (gpu && !device_built())
         return fault_raise(fault, EXIT_CODE_DECK,
                            "run.backend is \"cuda\", without which this program was built (make CUDA=1); "
                            "allowed here: cpu, auto");

@@ -146,10 +146,8 @@ char *comm_hosts(const struct comm *comm)
     char mine[NAME] = {0}, *host = comm_host();
     memcpy(mine, host, strlen(host));
     free(host);
-    size_t *counts = check_malloc((size_t)comm->size * sizeof *counts);
-    for (int rank = 0; rank < comm->size; rank++) counts[rank] = 1;
     char(*all)[NAME] = check_malloc((size_t)comm->size * NAME);
-    comm_gather(comm, mine, counts, NAME, all);
+    comm_gather_one(comm, mine, NAME, all);
     char *hosts = check_strdup("");
     for (int rank = 0; rank < comm->size; rank++) {
         bool known = false;
@@ -160,7 +158,6 @@ char *comm_hosts(const struct comm *comm)
         hosts = longer;
     }
     free(all);
-    free(counts);
     return hosts;
 }
 
@@ -285,6 +282,14 @@ void comm_gather(const struct comm *comm, const void *mine, const size_t *counts
         comm_broadcast(comm, rank, part, bytes);
         part += bytes;
     }
+}
+
+void comm_gather_one(const struct comm *comm, const void *mine, size_t element, void *all)
+{
+    size_t *counts = check_malloc((size_t)comm->size * sizeof *counts);
+    for (int rank = 0; rank < comm->size; rank++) counts[rank] = 1;
+    comm_gather(comm, mine, counts, element, all);
+    free(counts);
 }
 
 void comm_sum_ordered(const struct comm *comm, double *values, size_t count)

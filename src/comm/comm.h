@@ -65,6 +65,8 @@ __attribute__((noreturn)) void comm_abort(const struct comm *comm, int exit_code
 /* all[] = the parts of all ranks in rank order; part r has counts[r] elements of `element` bytes. Any size.
  * Collective. */
 void comm_gather(const struct comm *comm, const void *mine, const size_t *counts, size_t element, void *all);
+/* The same of one element a rank: all [ranks]. Collective. */
+void comm_gather_one(const struct comm *comm, const void *mine, size_t element, void *all);
 
 /* Sums over ranks in place, in rank order, so that the result is a function of the parts alone and the same
  * on every rank. Collective. For small arrays: it gathers. */

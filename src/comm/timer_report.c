@@ -18,10 +18,8 @@ static struct timer_summary *find_or_add(struct timer_summary *summary, int *cou
 struct timer_summary *timer_summarise(const struct comm *comm, const struct timers *timers, int *count)
 {
     size_t ranks = (size_t)comm_size(comm), total = 0;
-    size_t *counts = check_malloc(2 * ranks * sizeof *counts), *ones = counts + ranks;
-    for (size_t rank = 0; rank < ranks; rank++) ones[rank] = 1;
-    size_t mine = (size_t)timers->count;
-    comm_gather(comm, &mine, ones, sizeof mine, counts);
+    size_t *counts = check_malloc(ranks * sizeof *counts), mine = (size_t)timers->count;
+    comm_gather_one(comm, &mine, sizeof mine, counts);
     for (size_t rank = 0; rank < ranks; rank++) total += counts[rank];
     struct timer *all = check_malloc(total * sizeof *all);
     comm_gather(comm, timers->item, counts, sizeof *all, all);

@@ -17,6 +17,11 @@ struct choice {
 };
 
 #ifdef APTP_CUDA
+bool device_built(void)
+{
+    return true;
+}
+
 int device_count(void)
 {
     return cuda_device_count();
@@ -48,6 +53,11 @@ static void choose(int device, char place[TEXT], char text[TEXT])
     free(name);
 }
 #else
+bool device_built(void)
+{
+    return false;
+}
+
 int device_count(void)
 {
     return 0;
@@ -108,13 +118,10 @@ bool device_choose(const struct comm *comm, int ranks_per_gpu, char **texts, str
     snprintf(mine.place, TEXT, "%.120s %.120s", host, gpu_place);
     snprintf(mine.text, TEXT, "%.60s, %.180s", host, gpu_text);
     free(host);
-    size_t *counts = check_malloc((size_t)ranks * sizeof *counts);
-    for (int rank = 0; rank < ranks; rank++) counts[rank] = 1;
     struct choice *all = check_malloc((size_t)ranks * sizeof *all);
-    comm_gather(comm, &mine, counts, sizeof mine, all);
+    comm_gather_one(comm, &mine, sizeof mine, all);
     bool ok = check_sharing(all, ranks, ranks_per_gpu, fault);
     for (int rank = 0; texts && rank < ranks; rank++) texts[rank] = check_strdup(all[rank].text);
     free(all);
-    free(counts);
     return ok;
 }

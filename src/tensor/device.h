@@ -5,6 +5,9 @@
 
 #include "comm/comm.h"
 
+/* Whether this program was built with a GPU backend. */
+bool device_built(void);
+
 /* GPUs that this process may use. Local. */
 int device_count(void);
 

@@ -6,6 +6,8 @@
 
 #include "emulator.h"
 
+#include <cuda_bf16.h>
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -24,38 +26,16 @@ inline size_t value_bytes(enum value_type type)
     return type == VALUE_BF16 ? 2 : 4;
 }
 
-inline uint32_t bits_of(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-inline float float_of(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 /* To the nearest, ties away from zero, as cvt.rna.tf32 does. */
 inline float rounded_to_tf32(float value)
 {
-    return std::isfinite(value) ? float_of((bits_of(value) + 0x1000u) & ~0x1fffu) : value;
-}
-
-/* To the nearest, ties to even. */
-inline uint16_t bf16_of(float value)
-{
-    if (std::isnan(value)) return 0x7fff;
-    uint32_t bits = bits_of(value);
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+    return std::isfinite(value) ? __uint_as_float((__float_as_uint(value) + 0x1000u) & ~0x1fffu) : value;
 }
 
 inline double value_at(const void *values, enum value_type type, int64_t i)
 {
     if (type == VALUE_FP32) return static_cast<const float *>(values)[i];
-    return float_of((uint32_t) static_cast<const uint16_t *>(values)[i] << 16);
+    return __bfloat162float(static_cast<const __nv_bfloat16 *>(values)[i]);
 }
 
 inline double operand_at(const void *values, enum value_type type, enum value_rounding rounding, int64_t i)
@@ -69,7 +49,7 @@ inline void value_set(void *values, enum value_type type, int64_t i, double valu
     if (type == VALUE_FP32)
         static_cast<float *>(values)[i] = (float)value;
     else
-        static_cast<uint16_t *>(values)[i] = bf16_of((float)value);
+        static_cast<__nv_bfloat16 *>(values)[i] = __float2bfloat16_rn((float)value);
 }
 
 /* sum [count] += factor x [count], what every product here is made of. Sums are taken in fp64: not in a

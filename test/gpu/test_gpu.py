@@ -9,38 +9,18 @@ import pathlib
 import shutil
 import sys
 import tempfile
+from unittest.mock import patch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import h5py  # noqa: E402
 import numpy  # noqa: E402
-from chain import OUTPUT, Chain, Checks, differences  # noqa: E402
+from chain import OUTPUT, WEIGHT_LIMIT, Chain, Checks, differences, weights_apart  # noqa: E402
 
-# fp32 sums in other orders, of weights about 0.1: AdamW's normalisation lifts a relative 1e-7 of the smallest gradients to at most about
-# the learning rate (1e-3) times the relative change, so 1e-5 is far above rounding, and far below a step.
-WEIGHT_LIMIT = 1e-5
 PICTURE_LIMIT = 1e-3  # of values in [-1, 1]: rounding, through three steps with guidance
 GPU = {"run.backend": "cuda", "run.ranks_per_gpu": 2}
 SHORT = {"pretrain": {"pretrain.steps": 3}, "prune": {"prune.warmup_steps": 1, "prune.steps": 2, "prune.final_draws": 1},
          "finetune": {"finetune.steps": 2}}  # an emulated GPU is slow
 EMULATED = {"APTP_EMULATOR_DEVICES": "2", "APTP_EMULATOR_CUDA_AWARE": "0"}  # a real GPU does not mind
-
-
-class Environment:
-    """Sets variables for the runs inside."""
-
-    def __init__(self, **variables):
-        self.variables = variables
-
-    def __enter__(self):
-        self.before = {name: os.environ.get(name) for name in self.variables}
-        os.environ.update(self.variables)
-
-    def __exit__(self, *_):
-        for name, value in self.before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def keep(chain, phase, name, settings, **options):
@@ -49,14 +29,6 @@ def keep(chain, phase, name, settings, **options):
     chain.make(phase, settings={**SHORT[phase], **settings}, **options)
     shutil.move(chain.path(OUTPUT[phase]), chain.path(name))
     return chain.path(name)
-
-
-def weights_apart(a, b):
-    """The largest difference over all weights but the biases of keys, whose gradient is rounding alone."""
-    with h5py.File(a) as first, h5py.File(b) as second:
-        names = [name for name in first["weights"] if not name.endswith("k_proj.bias")]
-        assert first["weights"].keys() == second["weights"].keys() and len(names) > 30
-        return max(float(numpy.abs(first["weights"][name][()] - second["weights"][name][()]).max()) for name in names)
 
 
 def check_pretrain(checks, chain, emulated):
@@ -68,7 +40,7 @@ def check_pretrain(checks, chain, emulated):
                  "two ranks, MPI claims it wrongly": (2, {}, {"APTP_EMULATOR_CUDA_AWARE": "wrong"}),
                  "two ranks, told not to": (2, {"comm.cuda_aware": "off"}, {"APTP_EMULATOR_CUDA_AWARE": "1"})}
     for i, (name, (ranks, settings, variables)) in enumerate(runs.items()):
-        with Environment(**variables):
+        with patch.dict(os.environ, variables):
             path = keep(chain, "pretrain", f"gpu{i}.h5", ranks=ranks, settings={**GPU, **settings})
         distance = weights_apart(cpu, path)
         checks.that(distance < WEIGHT_LIMIT, f"pretrain on {name} is {distance} from the CPU's, limit {WEIGHT_LIMIT}")
@@ -129,7 +101,7 @@ def check_bench(checks, chain):
 
 def refused(checks, chain, name, message, code, ranks, settings=None, **variables):
     chain.remove("prune.checkpoint.h5", "router.h5")
-    with Environment(**variables):
+    with patch.dict(os.environ, variables):
         result = chain.run("prune", ranks=ranks, settings={**SHORT["prune"], **GPU, "run.ranks_per_gpu": 1, **(settings or {})})
     checks.that(result.returncode == code and message in result.stdout, f"{name}: exit code {result.returncode}\n{result.stdout}")
     checks.that(not chain.path("router.h5").exists(), f"{name}: wrote router.h5")
@@ -137,13 +109,13 @@ def refused(checks, chain, name, message, code, ranks, settings=None, **variable
 
 def check_refusals(checks, chain):
     chain.remove("pretrain.checkpoint.h5")
-    with Environment(APTP_EMULATOR_CUDA_AWARE="wrong"):
+    with patch.dict(os.environ, APTP_EMULATOR_CUDA_AWARE="wrong"):
         result = chain.run("pretrain", ranks=2, settings={**SHORT["pretrain"], **GPU, "comm.cuda_aware": "on", "files.teacher": "no.h5"})
     checks.that(result.returncode == 2 and 'comm.cuda_aware is "on"' in result.stdout, f"a wrong MPI, forced: {result.stdout}")
     refused(checks, chain, "no GPU", "there is no GPU", 2, 1, APTP_EMULATOR_DEVICES="0")
     refused(checks, chain, "more ranks than GPUs", "2 ranks would share", 2, 2, APTP_EMULATOR_DEVICES="1")
     refused(checks, chain, "a full GPU", "asked for by op_", 5, 1, APTP_EMULATOR_MEMORY="100")
-    with Environment(APTP_EMULATOR_DEVICES="1"):
+    with patch.dict(os.environ, APTP_EMULATOR_DEVICES="1"):
         result = chain.run("prune", ranks=2, settings={**SHORT["prune"], **GPU, "run.log": "normal"})
     checks.that(result.returncode == 0 and result.stdout.count("emulated GPU 0") == 2, f"a shared GPU: {result.stdout}")
 

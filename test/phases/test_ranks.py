@@ -9,13 +9,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-import h5py  # noqa: E402
-import numpy  # noqa: E402
-from chain import OUTPUT, Chain, Checks, differences  # noqa: E402
-
-# Weights are about 0.1 and fp32 gradients are sums in another order: AdamW's normalisation lifts a relative 1e-7 of the smallest
-# gradients to at most about the learning rate (1e-3) times the relative change, so 1e-5 is far above rounding, and far below a step.
-WEIGHT_LIMIT = 1e-5
+from chain import OUTPUT, WEIGHT_LIMIT, Chain, Checks, differences, weights_apart  # noqa: E402
 
 
 def keep(chain, phase, ranks):
@@ -23,15 +17,6 @@ def keep(chain, phase, ranks):
     kept = chain.path(f"{ranks}_{OUTPUT[phase]}")
     shutil.move(chain.path(OUTPUT[phase]), kept)
     return kept
-
-
-def largest_difference(a, b):
-    """Of two files, over all weights but the biases of keys: such a bias adds the same to all scores of a softmax, so its gradient
-    is rounding alone, of which AdamW makes whole steps."""
-    with h5py.File(a) as first, h5py.File(b) as second:
-        names = [name for name in first["weights"] if not name.endswith("k_proj.bias")]
-        assert first["weights"].keys() == second["weights"].keys() and len(names) > 30
-        return max(float(numpy.abs(first["weights"][name][()] - second["weights"][name][()]).max()) for name in names)
 
 
 def compare(checks, chain, phase, ranks, settings=None):
@@ -56,7 +41,7 @@ def compare_trained(checks, chain, deck):
         files.append(chain.path(f"{len(files)}_{OUTPUT[deck]}"))
         shutil.move(chain.path(OUTPUT[deck]), files[-1])
     for path in files[1:]:
-        distance = largest_difference(files[0], path)
+        distance = weights_apart(files[0], path)
         checks.that(distance < WEIGHT_LIMIT, f"{files[0]} and {path} differ by {distance}, limit {WEIGHT_LIMIT}")
     shutil.copy(files[0], chain.path(OUTPUT[deck]))
 
@@ -66,7 +51,7 @@ def same_in_micro_batches(checks, chain):
     for name, size in ("parts", 2), ("whole", 8):
         chain.remove("clip.checkpoint.h5")
         chain.make("clip", settings={"pretrain.micro_batch": size, "files.clip": name + ".h5"})
-    distance = largest_difference(chain.path("parts.h5"), chain.path("whole.h5"))
+    distance = weights_apart(chain.path("parts.h5"), chain.path("whole.h5"))
     checks.that(distance < WEIGHT_LIMIT, f"micro-batches of 2 and 8 differ by {distance}, limit {WEIGHT_LIMIT}")
 
 

@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 
+import h5py
 import numpy
 from PIL import Image
 
@@ -173,6 +174,20 @@ class Chain:
 def differences(a, b):
     """Of two HDF5 files, all datasets bit for bit; each difference a line of text."""
     return compare_h5.compare(str(a), str(b))
+
+
+# Weights are about 0.1 and fp32 gradients are sums in another order: AdamW's normalisation lifts a relative 1e-7 of the smallest
+# gradients to at most about the learning rate (1e-3) times the relative change, so 1e-5 is far above rounding, and far below a step.
+WEIGHT_LIMIT = 1e-5
+
+
+def weights_apart(a, b):
+    """The largest difference of two files, over all weights but the biases of keys: such a bias adds the same to all scores of a
+    softmax, so its gradient is rounding alone, of which AdamW makes whole steps."""
+    with h5py.File(a) as first, h5py.File(b) as second:
+        names = [name for name in first["weights"] if not name.endswith("k_proj.bias")]
+        assert first["weights"].keys() == second["weights"].keys() and len(names) > 30
+        return max(float(numpy.abs(first["weights"][name][()] - second["weights"][name][()]).max()) for name in names)
 
 
 class Checks:
